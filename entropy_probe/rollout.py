@@ -1,4 +1,4 @@
-"""The one record that everything speaks: tokens with what the model was unsure of, aligned and in nats.
+"""The one record that everything speaks: tokens and what the model was unsure of, in nats.
 
 Alignment, written once: row ``t`` of every per-token field describes the distribution that
 *produced* token ``t``. Position 0 of a row has no such distribution and is never valid. The

@@ -1,0 +1,147 @@
+"""What may be probed: Hugging Face models by hub id, folder or GGUF file, and the organisms."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ORGANISM = "organism:"
+
+
+class LoadError(ValueError):
+    """A model that cannot be loaded; the text says what, why and how to go on."""
+
+    def __init__(self, what: str, why: str, fix: str) -> None:
+        """Keep the three parts apart, so that a command can print them on a line each."""
+        super().__init__(f"{what}\nwhy: {why}\nfix: {fix}")
+        self.what, self.why, self.fix = what, why, fix
+
+
+def load(
+    reference: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Give (model, tokenizer), ready to sample from, in evaluation mode.
+
+    Args:
+        reference: a hub id, a local folder, a ``.gguf`` file, or ``organism:NAME`` for a model
+            that this package ships.
+        device: where to put it; default CUDA when there is one, else the CPU.
+        dtype: "float32", "bfloat16", "float16" or "auto"; default float32 on the CPU, the
+            checkpoint's own elsewhere.
+        revision: hub branch, tag or commit.
+
+    Raises:
+        LoadError: nothing there, not a language model, offline, or a missing extra.
+
+    >>> model, tokenizer = load("organism:amenable")
+    """
+    import torch
+
+    reference = str(reference)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = _dtype(dtype or ("float32" if device == "cpu" else "auto"))
+    source, gguf = _locate(reference)
+    model, tokenizer = _from_pretrained(reference, source, gguf, kind, revision)
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise LoadError(
+            f"model {reference!r} cannot be put on device {device!r}",
+            str(error).splitlines()[0],
+            "pass --device cpu, or a device that `probe env` lists",
+        ) from None
+    model.name_or_path = reference
+    return model.eval(), tokenizer
+
+
+def _dtype(name: str) -> "object":
+    """Turn a dtype's name into torch's dtype, "auto" kept."""
+    import torch
+
+    known = ("float32", "bfloat16", "float16", "float64", "auto")
+    if name not in known:
+        raise LoadError(f"unknown dtype {name!r}", f"known: {', '.join(known)}", "pass one of them")
+    return name if name == "auto" else getattr(torch, name)
+
+
+def _locate(reference: str) -> tuple[str, str | None]:
+    """Give (folder or hub id, GGUF file name)."""
+    if reference.startswith(ORGANISM):
+        from .organisms import organism_path
+
+        return str(organism_path(reference.removeprefix(ORGANISM))), None
+    path = Path(reference).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise LoadError(
+                f"no file {reference!r}", "a .gguf reference must be a local file", "check the path"
+            )
+        return str(path.parent), path.name
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise LoadError(
+            f"{reference!r} is not a model",
+            "the folder has no config.json",
+            "pass a folder in Hugging Face format, a .gguf file, or organism:amenable",
+        )
+    looks_local = reference.startswith((".", "/", "~")) or reference.count("/") > 1
+    if looks_local and not path.exists():
+        raise LoadError(
+            f"no folder {reference!r}",
+            "it looks like a path, and nothing is there",
+            "check the path, or try organism:amenable (needs no download)",
+        )
+    return str(path) if path.exists() else reference, None
+
+
+def _from_pretrained(
+    reference: str, source: str, gguf: str | None, dtype: object, revision: str | None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load through transformers, its errors turned into three lines."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if gguf is not None:
+        _require_gguf()
+    options = {"revision": revision} if revision else {}
+    options |= {"gguf_file": gguf} if gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(reference, source, error) from error
+    return model, tokenizer
+
+
+def _require_gguf() -> None:
+    """Raise the fix unless GGUF files can be read."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise LoadError(
+            "GGUF files need the gguf package", str(error), "pip install 'entropy-probe[gguf]'"
+        ) from None
+
+
+def _explain(reference: str, source: str, error: Exception) -> LoadError:
+    """Say in three lines what transformers says in twenty."""
+    from huggingface_hub import constants
+
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(source).exists():
+        return LoadError(
+            f"{reference!r} cannot be loaded as a causal language model",
+            first,
+            "pass a folder with config.json, weights and tokenizer of a decoder",
+        )
+    offline = constants.HF_HUB_OFFLINE
+    why = "offline mode (HF_HUB_OFFLINE=1)" if offline else "the hub was asked"
+    return LoadError(
+        f"model {reference!r} is not on this machine",
+        f"{why}; looked in {constants.HF_HUB_CACHE}: {first}",
+        "pass a local folder, or download it first: hf download "
+        f"{reference}; organism:amenable needs no download",
+    )

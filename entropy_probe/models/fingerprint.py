@@ -1,0 +1,47 @@
+"""Which weights and libraries computed something: short strings to compare runs by."""
+
+import hashlib
+from importlib import metadata
+
+import torch
+from torch import nn
+
+LIBRARIES = ("entropy-probe", "torch", "transformers", "tokenizers", "numpy")
+_SAMPLE = 64
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Give 16 hex digits over names, shapes, dtypes and evenly spaced elements of each tensor.
+
+    An update of the weights changes it; it reads a few elements a tensor, not the whole model,
+    so that it can be taken at every step of a training loop.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        if flat.numel():
+            picks = torch.linspace(0, flat.numel() - 1, min(_SAMPLE, flat.numel())).long()
+            digest.update(flat[picks.to(flat.device)].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Give the versions of the libraries that the numbers depend on."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def model_name(model: nn.Module) -> str:
+    """Give what a model was loaded by, or its class."""
+    return getattr(model, "name_or_path", "") or type(model).__name__
+
+
+def model_revision(model: nn.Module) -> str | None:
+    """Give the hub commit that a model came from, where there is one."""
+    return getattr(getattr(model, "config", None), "_commit_hash", None)

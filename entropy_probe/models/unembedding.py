@@ -1,0 +1,76 @@
+"""From the final hidden states to logits: the unembedding of a Hugging Face decoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """What turns final hidden states into logits."""
+
+    weight: Float[Tensor, "vocab d_model"]
+    """Rows are tokens."""
+    bias: Float[Tensor, " vocab"] | None
+    """Added to the logits, where there is one."""
+    softcap: float | None
+    """Logits become softcap * tanh(logits / softcap), where given."""
+    scale: float
+    """Factor on the logits."""
+
+
+def unembedding(model) -> Unembedding:
+    """Find a decoder's unembedding.
+
+    Raises:
+        ValueError: a model without a linear output layer.
+    """
+    head = model.get_output_embeddings()
+    if head is None or not hasattr(head, "weight"):
+        raise ValueError(
+            f"{type(model).__name__} has no output embedding: pass a causal language model"
+        )
+    config = model.config.get_text_config()
+    # Granite divides its logits, Cohere multiplies them.
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
+    return Unembedding(
+        head.weight.detach(),
+        None if getattr(head, "bias", None) is None else head.bias.detach(),
+        getattr(config, "final_logit_softcapping", None),
+        scale,
+    )
+
+
+@torch.no_grad()
+def final_states(
+    model, ids: Tensor, mask: Tensor | None = None
+) -> Float[Tensor, "batch seq d_model"]:
+    """Run a decoder's body: the states after the final norm, which enter the unembedding."""
+    return model.get_decoder()(
+        input_ids=ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+
+
+@torch.no_grad()
+def check_unembedding(model, head: Unembedding, ids: Tensor) -> None:
+    """Raise unless the body and the unembedding found give the model's own logits.
+
+    Raises:
+        ValueError: they differ: the model does something to its logits that we do not know.
+    """
+    states = final_states(model, ids)[:, -1].float()
+    ours = states @ head.weight.float().T * head.scale
+    ours = ours if head.bias is None else ours + head.bias.float()
+    ours = ours if head.softcap is None else torch.tanh(ours / head.softcap) * head.softcap
+    theirs = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+    # bf16 and fp16 logits are rounded to 8 or 11 bits; float32 ones differ in the last few.
+    tolerance = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
+    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the unembedding in a way that "
+            f"scoring does not know (off by up to {float((ours - theirs).abs().max()):.3g}): "
+            "report the model's name, and use sample() on it meanwhile"
+        )

@@ -1,0 +1,285 @@
+"""Generate, capturing entropy, alternatives and residuals in the same pass."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .decoding_loop import Loop, Traces
+from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
+from .keeping import POSITIONS, StateKeeper
+from .models.fingerprint import library_versions, model_name, model_revision, weights_fingerprint
+from .models.prompts import encode_prompts, stop_ids
+from .models.vocabulary import special_ids, token_bytes
+from .rollout import Alternatives, Provenance, Rollouts
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rows are drawn and what is captured, checked."""
+
+    n: int
+    """Rows a prompt."""
+    max_new_tokens: int
+    """Tokens after which a row ends, whether or not the model stopped."""
+    temperature: float
+    """Sampling temperature, 0 is greedy."""
+    top_p: float
+    """Nucleus mass kept when drawing."""
+    top_k: int
+    """Candidates kept when drawing, 0 for all."""
+    alternatives: int
+    """Most probable tokens recorded at each position."""
+    seed: int
+    """Seed of the noise."""
+    batch_size: int
+    """Rows decoded together at most."""
+    residual_positions: str
+    """"forks", "all" or "none"."""
+    fraction: float
+    """Share of the tokens that are forks."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, naming the argument."""
+        _at_least("n", self.n, 1)
+        _at_least("max_new_tokens", self.max_new_tokens, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("top_k", self.top_k, 0)
+        _at_least("alternatives", self.alternatives, 0)
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"fraction must be above 0 and at most 1 (0.2 keeps 20%), got {self.fraction}"
+            )
+        if self.residual_positions not in POSITIONS:
+            raise ValueError(
+                f"residual_positions must be one of {POSITIONS}, got {self.residual_positions!r}"
+            )
+
+    @property
+    def entropy_temperature(self) -> float:
+        """Temperature of the entropy's basis."""
+        return self.temperature or 1.0
+
+
+def sample(
+    model,
+    tokenizer,
+    prompts: Sequence[object],
+    *,
+    n: int = 1,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    residual_layers: Sequence[int] = (),
+    residual_positions: str = "forks",
+    alternatives: int = 5,
+    seed: int = 0,
+    batch_size: int = 64,
+    stop: Sequence[str | int] = (),
+    fraction: float = 0.2,
+    offset: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Rollouts:
+    """Sample n completions a prompt, with what the model was unsure of at each token.
+
+    The statistics are of softmax(raw logits / temperature) over the full vocabulary, before
+    top-k and top-p. At temperature 0 decoding is greedy and they are those at temperature 1.
+    Tokens depend on (seed, row, position), not on the batch: with another ``batch_size`` they
+    are equal, or first differ at a near-tie, which the provenance counts.
+
+    Args:
+        model: any Hugging Face decoder; it is left as it was.
+        tokenizer: its tokenizer.
+        prompts: texts, message lists (rendered by the chat template) or lists of token ids.
+        n: completions a prompt; rows come prompt by prompt.
+        max_new_tokens: length at which a row is cut; a row also ends where the context does.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling, after top_k.
+        top_k: 0 keeps all.
+        residual_layers: blocks whose output stream to keep, negatives from the end.
+        residual_positions: "forks" keeps the batch's forking tokens and as many random other
+            ones, marked in ``controls``; "all" keeps all; "none" keeps none.
+        alternatives: most probable tokens to record at each position.
+        seed: seed of the sampling noise.
+        batch_size: rows decoded together; finished rows leave.
+        stop: texts and token ids that end a row besides the model's end-of-text tokens.
+        fraction: share of tokens that are forks, for ``residual_positions="forks"``.
+        offset: number of the first prompt in a longer run; groups and noise count from it.
+        progress: called with the number of rows finished so far.
+
+    Returns:
+        The record; row t of everything belongs to the distribution that produced token t.
+
+    Raises:
+        ValueError: an argument that makes no sense, or a prompt longer than the context.
+
+    >>> from entropy_probe import load, sample
+    >>> model, tokenizer = load("organism:amenable")
+    >>> rollouts = sample(model, tokenizer, ["3 + 4"], n=2, max_new_tokens=4)
+    >>> len(rollouts)
+    2
+    """
+    settings = Sampling(
+        n, max_new_tokens, temperature, top_p, top_k, alternatives, seed, batch_size,
+        residual_positions, fraction,
+    )  # fmt: skip
+    encoded = encode_prompts(tokenizer, prompts)
+    limits = _limits(model, encoded, max_new_tokens)
+    ends, texts = stop_ids(model, tokenizer, stop)
+    layers = resolve_layers(residual_layers, len(find_blocks(model))) if residual_layers else []
+    layers = [] if residual_positions == "none" else layers
+    _at_most_vocabulary(model, alternatives)
+    traces = Traces.empty(len(encoded) * n, max(limits), alternatives, model.device)
+    keeper = StateKeeper(
+        layers, residual_positions, fraction=fraction, most_tokens=sum(limits) * n, seed=seed
+    )
+    reading = read_residuals(model, layers, last=True) if layers else nullcontext()
+    with torch.no_grad(), evaluating(model), reading as reader:
+        loop = Loop(
+            model, settings, traces, keeper, reader,
+            ends=ends, stop_texts=texts, pieces=lambda ids: token_bytes(tokenizer, ids),
+            noise_offset=offset * n,
+        )  # fmt: skip
+        done = 0
+        for prompts_in_wave, rows in _waves(encoded, n, batch_size):
+            loop.run(prompts_in_wave, rows, limits)
+            done += len(rows)
+            if progress is not None:
+                progress(done)
+    return _record(model, tokenizer, encoded, settings, traces, keeper, offset)
+
+
+def _waves(
+    encoded: list[list[int]], n: int, batch_size: int
+) -> list[tuple[list[tuple[int, list[int]]], list[int]]]:
+    """Cut the rows into batches: each the prompts it needs and its rows, prompt by prompt."""
+    total = len(encoded) * n
+    waves = []
+    for start in range(0, total, batch_size):
+        rows = list(range(start, min(start + batch_size, total)))
+        needed = sorted({row // n for row in rows})
+        waves.append(([(i, encoded[i]) for i in needed], rows))
+    return waves
+
+
+def _limits(model, encoded: list[list[int]], max_new_tokens: int) -> list[int]:
+    """Give how many tokens each prompt may generate before the context is full."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return [max_new_tokens] * len(encoded)
+    for i, ids in enumerate(encoded):
+        if len(ids) >= context:
+            raise ValueError(
+                f"prompt {i} has {len(ids)} tokens, but the model's context is {context}: "
+                "shorten it, or use a model with a longer context"
+            )
+    return [min(max_new_tokens, context - len(ids)) for ids in encoded]
+
+
+def _record(
+    model,
+    tokenizer,
+    encoded: list[list[int]],
+    settings: Sampling,
+    traces: Traces,
+    keeper: StateKeeper,
+    offset: int,
+) -> Rollouts:
+    """Put prompts and what was generated together, row by row."""
+    n = settings.n
+    starts = torch.tensor([len(ids) for ids in encoded]).repeat_interleave(n)
+    made = traces.valid.cpu()
+    rows, steps = made.nonzero(as_tuple=True)
+    places = starts[rows] + steps
+    width = int((starts + made.sum(dim=1)).max())
+    tokens = torch.zeros(len(starts), width, dtype=torch.long)
+    for i, ids in enumerate(encoded):
+        tokens[i * n : (i + 1) * n, : len(ids)] = torch.tensor(ids)
+
+    def placed(value: Tensor) -> Tensor:
+        values = value.cpu()[rows, steps]
+        out = values.new_zeros(len(starts), width, *values.shape[1:])
+        out[rows, places] = values
+        return out
+
+    valid, entropy = placed(traces.valid), placed(traces.entropy)
+    tokens = torch.where(valid, placed(traces.tokens), tokens)
+    captured, controls, residuals = torch.zeros_like(valid), torch.zeros_like(valid), {}
+    if keeper.layers:
+        captured, controls, residuals = keeper.finish(entropy, valid)
+    alternatives = Alternatives(placed(traces.alternative_ids), placed(traces.alternative_logprobs))
+    seen = set(tokens[:, :].unique().tolist()) | set(alternatives.ids.unique().tolist())
+    special = special_ids(tokenizer)
+    return Rollouts(
+        tokens=tokens,
+        valid=valid,
+        prompt_lengths=starts,
+        groups=(torch.arange(len(encoded)) + offset).repeat_interleave(n),
+        entropy=entropy,
+        logprobs=placed(traces.logprobs),
+        ranks=placed(traces.ranks),
+        alternatives=alternatives,
+        provenance=replace(
+            base_provenance(model, keeper if keeper.layers else None),
+            source="sample",
+            seed=settings.seed,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            entropy_basis=_basis(settings.temperature),
+            entropy_temperature=settings.entropy_temperature,
+            near_ties=traces.near_ties,
+        ),
+        captured=captured,
+        controls=controls,
+        residuals=residuals,
+        pieces=token_bytes(tokenizer, seen),
+        special_ids=frozenset(special & seen),
+    )
+
+
+def base_provenance(model, keeper: StateKeeper | None) -> Provenance:
+    """Say what computed a record and which residuals it keeps."""
+    capture = "none"
+    if keeper is not None and keeper.positions == "all":
+        capture = "all valid positions"
+    elif keeper is not None:
+        capture = (
+            f"top {keeper.fraction:.6g} of the batch's valid tokens by entropy (exact), "
+            "and as many random others"
+        )
+    return Provenance(
+        model=model_name(model),
+        source="",
+        revision=model_revision(model),
+        weights=weights_fingerprint(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        capture=capture,
+        libraries=library_versions(),
+    )
+
+
+def _basis(temperature: float) -> str:
+    if temperature == 0:
+        return "logits / 1 (decoding was greedy), full vocabulary"
+    return "logits / temperature, full vocabulary, before top-k and top-p"
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
+
+
+def _at_most_vocabulary(model, alternatives: int) -> None:
+    vocab = model.get_output_embeddings().weight.shape[0]
+    if alternatives > vocab:
+        raise ValueError(
+            f"alternatives must be at most {vocab} (the vocabulary), got {alternatives}"
+        )

@@ -1,14 +1,69 @@
-"""A key-value cache with room to grow: a step writes in place instead of copying the whole."""
+"""Room to grow: a key-value cache that a step writes in place, and whose rows come and go.
 
+Columns are positions, aligned on the right: every row's newest state is in the last column, and
+what a row does not fill, on the left, is hidden by the attention mask. So a row that ends can
+leave and another take its slot, whatever their lengths.
+"""
+
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 _ROOM = 64
-"""Columns added at least when the buffer is full."""
+"""Columns added at least when a buffer is full."""
+
+
+class Columns:
+    """A growing tensor ``[rows, ..., columns, d]``: appends in place, right-aligned."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.length = 0
+        self._buffer: Tensor | None = None
+
+    def append(self, states: Tensor) -> Tensor:
+        """Add columns at the end; give all of them, as a view."""
+        end = self.length + states.shape[-2]
+        if self._buffer is None or end > self._buffer.shape[-2]:
+            old = None if self._buffer is None else self.view()
+            self._buffer = _room_for(states, states.shape[0], end)
+            if old is not None:
+                self._buffer[..., : self.length, :] = old
+        self._buffer[..., self.length : end, :] = states
+        self.length = end
+        return self.view()
+
+    def view(self) -> Tensor:
+        """Give what is held."""
+        return self._buffer[..., : self.length, :]
+
+    def splice(self, rows: Tensor, columns: int, other: "Columns | None", others: Tensor) -> None:
+        """Keep some rows and the newest columns, and take rows of another, right-aligned.
+
+        Args:
+            rows: rows kept, in order.
+            columns: columns kept at most, the newest.
+            other: where further rows come from, None for none.
+            others: its rows taken (repeats allowed), behind the rows kept.
+        """
+        parts = [(self.view()[..., -min(columns, self.length) :, :], rows)] if self.length else []
+        parts += [(other.view(), others)] if other is not None and other.length else []
+        width = max((part.shape[-2] for part, _ in parts), default=0)
+        if not parts:
+            return
+        total = len(rows) + len(others)
+        buffer = _room_for(parts[0][0], total, width)
+        buffer[..., :width, :] = 0  # hidden by the mask, but 0 * NaN would not be
+        start = 0 if self.length else len(rows)
+        for part, wanted in parts:
+            end = start + len(wanted)
+            buffer[start:end, ..., width - part.shape[-2] : width, :] = part[wanted]
+            start = end
+        self._buffer, self.length = buffer, width
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer in a buffer larger than what it holds.
+    """Keys and values of one layer, in buffers with room.
 
     A sliding-window layer keeps its full history here: the model's mask hides what lies outside
     the window.
@@ -18,45 +73,33 @@ class RoomyLayer(DynamicLayer):
         """Start empty."""
         super().__init__()
         self.is_sliding = is_sliding
-        self.length = 0
-        self._buffers: list[Tensor] = []
+        self.parts = (Columns(), Columns())
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):  # noqa: ANN201
         """Append states; give all of them, as views of the buffers."""
-        end = self.length + key_states.shape[-2]
-        if not self._buffers or end > self._buffers[0].shape[-2]:
-            self._grow(key_states, value_states, end)
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.length : end] = states
-        self.length = end
-        return self._views()
-
-    def _grow(self, keys: Tensor, values: Tensor, needed: int) -> None:
-        """Make room for as much again as there is, at least `_ROOM` columns."""
-        room = needed + max(_ROOM, needed // 2)
-        old = self._views() if self._buffers else None
-        self._buffers = [s.new_empty(*s.shape[:2], room, s.shape[3]) for s in (keys, values)]
-        if old is not None:
-            for buffer, states in zip(self._buffers, old, strict=True):
-                buffer[:, :, : self.length] = states
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-
-    def _views(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self._buffers)
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        self.keys, self.values = (
+            part.append(states)
+            for part, states in zip(self.parts, (key_states, value_states), strict=True)
+        )
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
         """Count the positions held."""
-        return self.length
+        return self.parts[0].length
+
+    def splice(
+        self, rows: Tensor, columns: int, other: "RoomyLayer | None", others: Tensor
+    ) -> None:
+        """Keep some rows and the newest columns, and take rows of another layer."""
+        for i, part in enumerate(self.parts):
+            part.splice(rows, columns, None if other is None else other.parts[i], others)
+        self.is_initialized = True
+        self.keys, self.values = (part.view() for part in self.parts)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows (or repeat them), in the order given."""
-        held = [buffer[:, :, : self.length] for buffer in self._buffers]
-        rows = len(indices)
-        self._buffers = [b.new_empty(rows, *b.shape[1:]) for b in self._buffers]
-        for buffer, states in zip(self._buffers, held, strict=True):
-            buffer[:, :, : self.length] = states[indices]
-        self._views()
+        self.splice(indices, self.get_seq_length(), None, indices[:0])
 
 
 def make_cache(model) -> Cache:
@@ -68,7 +111,23 @@ def make_cache(model) -> Cache:
     return Cache(layers=[RoomyLayer(is_sliding=layer.is_sliding) for layer in usual.layers])
 
 
-def select_rows(cache: Cache, rows: Tensor) -> None:
-    """Keep some rows of a cache (or repeat them), in the order given."""
-    for layer in cache.layers:
-        layer.batch_select_indices(rows)
+def is_roomy(cache: Cache) -> bool:
+    """Tell whether rows may join a cache in the middle of decoding."""
+    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+
+
+def splice(cache: Cache, rows: Tensor, columns: int, other: Cache | None, others: Tensor) -> None:
+    """Keep some rows of a cache and its newest columns, and take rows of another cache."""
+    for i, layer in enumerate(cache.layers):
+        if isinstance(layer, RoomyLayer):
+            layer.splice(rows, columns, None if other is None else other.layers[i], others)
+        else:
+            layer.batch_select_indices(rows)
+
+
+def _room_for(like: Tensor, rows: int, needed: int) -> Tensor:
+    """Give an empty buffer with room for half as much again, at least `_ROOM` columns more."""
+    room = needed + max(_ROOM, needed // 2)
+    return torch.empty(
+        rows, *like.shape[1:-2], room, like.shape[-1], dtype=like.dtype, device=like.device
+    )

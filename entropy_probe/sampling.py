@@ -147,26 +147,8 @@ def sample(
             ends=ends, stop_texts=texts, pieces=lambda ids: token_bytes(tokenizer, ids),
             noise_offset=offset * n,
         )  # fmt: skip
-        done = 0
-        for prompts_in_wave, rows in _waves(encoded, n, batch_size):
-            loop.run(prompts_in_wave, rows, limits)
-            done += len(rows)
-            if progress is not None:
-                progress(done)
+        loop.run(encoded, limits, progress)
     return _record(model, tokenizer, encoded, settings, traces, keeper, offset)
-
-
-def _waves(
-    encoded: list[list[int]], n: int, batch_size: int
-) -> list[tuple[list[tuple[int, list[int]]], list[int]]]:
-    """Cut the rows into batches: each the prompts it needs and its rows, prompt by prompt."""
-    total = len(encoded) * n
-    waves = []
-    for start in range(0, total, batch_size):
-        rows = list(range(start, min(start + batch_size, total)))
-        needed = sorted({row // n for row in rows})
-        waves.append(([(i, encoded[i]) for i in needed], rows))
-    return waves
 
 
 def _limits(model, encoded: list[list[int]], max_new_tokens: int) -> list[int]:

@@ -1,1 +1,1 @@
-"""One claim of the literature a file, each with its controls and intervals; benchmarks beside them."""
+"""One claim of the literature a file, each with controls and intervals; benchmarks beside."""

@@ -9,6 +9,9 @@ from torch import Tensor
 TILE = 1 << 22
 """Largest number of float32 logits held at once (16 MB): no copy of a large input is made."""
 
+_ROWS = 512
+"""Fewest tokens in a tile of `token_stats`."""
+
 _FLOOR = -1e4
 """Nats under the maximum at which a logit stops: exp gives exactly 0, and 0 * floor is no NaN."""
 
@@ -107,7 +110,8 @@ def token_stats(
         )
     _check_alternatives(alternatives, unembed.shape[0])
     flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
-    rows = max(1, min(512, TILE // unembed.shape[0] or 1))
+    # Few, tall tiles: each pass over the rows reads the whole unembedding once.
+    rows = max(_ROWS, TILE // unembed.shape[0])
     parts = [
         _stats_tiled(
             flat[start : start + rows].float(),

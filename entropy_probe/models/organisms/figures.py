@@ -1,0 +1,104 @@
+"""Figures with intervals: ratios over problems, pass@k and quantiles, by bootstrap; numpy alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+INTERVAL = "95%: percentile bootstrap over problems"
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number."""
+
+    value: float
+    """The estimate."""
+    low: float
+    """Lower end of its 95% interval."""
+    high: float
+    """Upper end of its 95% interval."""
+    n: int
+    """What it is over: samples, tokens or problems."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values, four decimals."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def ratio(hits: Sequence[float], counts: Sequence[float]) -> Figure | None:
+    """Give sum(hits) / sum(counts) over problems, or None where nothing was counted.
+
+    Args:
+        hits: per problem, how often it happened.
+        counts: per problem, how often it could have.
+    """
+    top, bottom = np.asarray(hits, float), np.asarray(counts, float)
+    if bottom.sum() == 0:
+        return None
+    weights = _resamples(len(top))
+    below = weights @ bottom
+    values = (weights @ top)[below > 0] / below[below > 0]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return Figure(float(top.sum() / bottom.sum()), float(low), float(high), int(bottom.sum()))
+
+
+def mean(values: Sequence[float]) -> Figure:
+    """Give the mean over problems of one value each."""
+    return ratio(values, np.ones(len(values)))
+
+
+def pass_at(k: int, right: Sequence[int], n: int) -> Figure:
+    """Give pass@k, unbiased: the mean over problems of 1 - C(n - c, k) / C(n, k).
+
+    Args:
+        k: tries.
+        right: per problem, how many of its ``n`` samples were right.
+        n: samples a problem, at least k.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"expected 1 <= k <= n samples a problem, got k={k}, n={n}")
+    missed = []
+    for c in right:
+        factors = 1.0 - k / np.arange(n - c + 1, n + 1)
+        missed.append(float(np.prod(np.maximum(factors, 0.0))))
+    return mean(1.0 - np.asarray(missed))
+
+
+def quantile(values: np.ndarray, problem: np.ndarray, q: float) -> Figure:
+    """Give a quantile of values per token, problems being what is resampled.
+
+    Args:
+        values: one value a token.
+        problem: the index of the problem that each token belongs to.
+        q: between 0 and 1.
+    """
+    order = np.argsort(values, kind="stable")
+    sorted_values, owner = values[order], problem[order]
+    drawn = []
+    for weights in _resamples(int(problem.max()) + 1)[:100]:
+        mass = np.cumsum(weights[owner])
+        drawn.append(sorted_values[np.searchsorted(mass, q * mass[-1])])
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Figure(float(np.quantile(values, q)), float(low), float(high), len(values))
+
+
+def per_problem(
+    problem: np.ndarray, hits: np.ndarray, counted: np.ndarray, problems: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count, for each problem, the hits among what is counted, and what is counted."""
+    both = np.bincount(problem, weights=(hits & counted).astype(float), minlength=problems)
+    return both, np.bincount(problem, weights=counted.astype(float), minlength=problems)
+
+
+def _resamples(problems: int) -> np.ndarray:
+    """Give how often each problem is drawn, ``[draws, problems]``; the same ones every time."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS).astype(float)
+
+
+def plain(figures: Mapping[str, Figure | None]) -> dict[str, Any]:
+    """Give the figures as JSON values, those that could not be measured left out."""
+    return {name: figure.to_dict() for name, figure in figures.items() if figure is not None}

@@ -1,0 +1,151 @@
+"""What a capture will do: plans of sampling and of scoring, checked against the model first."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .hooks import find_blocks, resolve_layers
+from .models.fingerprint import model_name, weights_fingerprint
+from .models.prompts import encode_prompts
+from .rollout import Rollouts
+from .sampling import Sampling
+from .storage.plan import Plan
+from .tasks import Problem, Task
+
+# Rows a chunk: a few batches, so that slots freed by finished rows find work, and little enough
+# that a killed run loses minutes.
+_CHUNK_ROWS = 256
+_NOT_SETTINGS = ("residual_layers", "stop")
+
+
+def plan_samples(
+    model,
+    tokenizer,
+    prompts: Sequence[object],
+    arguments: dict[str, Any],
+    *,
+    task: str | Task | None = None,
+    chunk_prompts: int | None = None,
+    revision: str | None = None,
+) -> Plan:
+    """Give the plan of a capture, every argument and prompt checked against the model.
+
+    Args:
+        model: what will be sampled from.
+        tokenizer: its tokenizer.
+        prompts: as for `sample`, or problems of ``task``.
+        arguments: keyword arguments of `sample`, all of them.
+        task: name of a task, or one, of whose problems the prompts are.
+        chunk_prompts: prompts a chunk.
+        revision: hub revision that the model was loaded at.
+    """
+    problems = [p for p in prompts if isinstance(p, Problem)]
+    if problems and (task is None or len(problems) < len(prompts)):
+        raise ValueError("problems need the task that verifies them: pass task=, and problems only")
+    layers = _checked_layers(model, arguments)
+    settings = Sampling(**{k: v for k, v in arguments.items() if k not in _NOT_SETTINGS})
+    inputs = [p.prompt if isinstance(p, Problem) else p for p in prompts]
+    for i, ids in enumerate(encode_prompts(tokenizer, inputs)):
+        _refuse_long(model, f"prompt {i}", len(ids) + 1)
+    rows = max(_CHUNK_ROWS, 4 * settings.batch_size)
+    plan = Plan(
+        kind="sample",
+        model=model_name(model),
+        weights=weights_fingerprint(model),
+        inputs=inputs,
+        arguments=arguments | {"residual_layers": layers},
+        chunk=max(1, rows // settings.n) if chunk_prompts is None else chunk_prompts,
+        threads=torch.get_num_threads(),
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        revision=revision,
+        task=(task if isinstance(task, str) else task.name) if problems else None,
+        problems=[{"id": p.id, "answer": p.answer, "facts": p.facts} for p in problems],
+    )
+    return _as_read(plan)
+
+
+def plan_scores(
+    model,
+    rows: Sequence[dict[str, Any]],
+    arguments: dict[str, Any],
+    *,
+    chunk_rows: int | None = None,
+    revision: str | None = None,
+) -> Plan:
+    """Give the plan of scoring rows of tokens that exist already.
+
+    Args:
+        model: what will score them.
+        rows: see `Plan.inputs`; `rows_of` makes them from a record.
+        arguments: keyword arguments of `score`, all but tokens, masks, lengths and groups.
+        chunk_rows: rows a chunk.
+        revision: hub revision that the model was loaded at.
+    """
+    layers = _checked_layers(model, arguments)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    for i, row in enumerate(rows):
+        _refuse_long(model, f"row {i}", len(row["tokens"]))
+        if not row["valid"]:
+            raise ValueError(f"row {i} has no token to score: it needs two tokens or more")
+        if not all(0 <= token < vocabulary for token in row["tokens"]):
+            raise ValueError(f"row {i} has token ids outside 0 to {vocabulary - 1}")
+    plan = Plan(
+        kind="score",
+        model=model_name(model),
+        weights=weights_fingerprint(model),
+        inputs=list(rows),
+        arguments=arguments | {"residual_layers": layers},
+        chunk=_CHUNK_ROWS if chunk_rows is None else chunk_rows,
+        threads=torch.get_num_threads(),
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        revision=revision,
+    )
+    return _as_read(plan)
+
+
+def rows_of(rollouts: Rollouts) -> list[dict[str, Any]]:
+    """Give the rows of a record as inputs of `plan_scores`."""
+    rows = []
+    for i, length in enumerate(rollouts.lengths.tolist()):
+        edges = torch.nn.functional.pad(rollouts.valid[i].int(), (1, 1)).diff().nonzero()[:, 0]
+        rows.append(
+            {
+                "tokens": rollouts.tokens[i, :length].tolist(),
+                "valid": edges.view(-1, 2).tolist(),
+                "prompt_length": int(rollouts.prompt_lengths[i]),
+                "group": int(rollouts.groups[i]),
+                "reward": None if rollouts.rewards is None else float(rollouts.rewards[i]),
+            }
+        )
+    return rows
+
+
+def _checked_layers(model, arguments: dict[str, Any]) -> list[int]:
+    """Give the layers counted from the first one; none where no states are kept."""
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    if arguments["alternatives"] > vocabulary:
+        raise ValueError(
+            f"alternatives must be at most {vocabulary} (the vocabulary), "
+            f"got {arguments['alternatives']}"
+        )
+    layers = resolve_layers(arguments["residual_layers"], len(find_blocks(model)))
+    return [] if arguments["residual_positions"] == "none" else layers
+
+
+def _refuse_long(model, name: str, tokens: int) -> None:
+    """Raise where a row does not fit into the model's context."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and tokens > context:
+        raise ValueError(
+            f"{name} has {tokens} tokens, but the model's context is {context}: shorten it, or use "
+            "a model with a longer context"
+        )
+
+
+def _as_read(plan: Plan) -> Plan:
+    """Give the plan as it will be read back, so that the two compare equal."""
+    return Plan.from_dict(json.loads(json.dumps(plan.to_dict(), default=dict)))

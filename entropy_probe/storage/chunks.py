@@ -1,0 +1,184 @@
+"""One chunk of a run on disk: its parts written, committed by the last rename, and read back."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from entropy_probe.rollout import Rollouts
+
+from .errors import RunError
+from .files import remove_leftovers, replacing
+from .tables import METADATA, index_table, rollouts_from_tables, samples_table, tokens_table
+
+SAMPLES, TOKENS = "samples.parquet", "tokens.parquet"
+ACTIVATIONS = "activations"
+INDEX = f"{ACTIVATIONS}/index.parquet"
+
+# Lines a row group: small enough that reading one sample skips most of a chunk.
+_ROW_GROUP = 16384
+
+
+def parts(path: Path, index: int) -> dict[str, Path]:
+    """Name the files of a chunk, in the order in which they are written."""
+    name = f"chunk-{index:05d}"
+    return {
+        "states": path / ACTIVATIONS / f"{name}.safetensors",
+        "index": path / INDEX / f"{name}.parquet",
+        "tokens": path / TOKENS / f"{name}.parquet",
+        "samples": path / SAMPLES / f"{name}.parquet",
+    }
+
+
+def committed_chunks(path: Path) -> list[int]:
+    """List the chunks that are there, whole."""
+    found = (path / SAMPLES).glob("chunk-*.parquet") if (path / SAMPLES).is_dir() else ()
+    return sorted(int(file.stem.removeprefix("chunk-")) for file in found)
+
+
+def write_chunk(
+    path: Path,
+    index: int,
+    rollouts: Rollouts,
+    *,
+    first: int,
+    problems: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write a chunk; it exists from the moment at which its samples part does.
+
+    Args:
+        path: the run directory.
+        index: which chunk.
+        rollouts: its rows.
+        first: number of its first row in the whole run.
+        problems: id, answer and facts of each row's problem, where there is a task.
+    """
+    files = parts(path, index)
+    for file in files.values():
+        remove_leftovers(file)
+    if rollouts.residuals:
+        tensors = {f"layer.{k}": v.contiguous() for k, v in rollouts.residuals.items()}
+        with replacing(files["states"]) as temporary:
+            save_file(tensors, temporary)
+        states = index_table(rollouts, first=first, file=files["states"].name)
+        _write_table(files["index"], states)
+    _write_table(files["tokens"], tokens_table(rollouts, first=first))
+    _write_table(
+        files["samples"], samples_table(rollouts, first=first, chunk=index, problems=problems)
+    )
+
+
+def remove_chunk(path: Path, index: int) -> None:
+    """Remove a chunk, what commits it first."""
+    for file in reversed(parts(path, index).values()):
+        remove_leftovers(file)
+        file.unlink(missing_ok=True)
+
+
+def is_intact(path: Path, index: int) -> bool:
+    """Tell whether a chunk's files open and are as long as their own headers say."""
+    try:
+        about = read_about(path, index)
+        files = parts(path, index)
+        pq.read_metadata(files["tokens"])
+        if about["layers"]:
+            pq.read_metadata(files["index"])
+            with safe_open(files["states"], "pt") as states:
+                states.keys()
+    except (RunError, OSError, pa.ArrowInvalid, SafetensorError):
+        return False
+    return True
+
+
+def read_about(path: Path, index: int) -> dict[str, Any]:
+    """Read what a chunk says of itself: provenance, layers, number of alternatives."""
+    file = parts(path, index)["samples"]
+    with _explaining(file):
+        schema = pq.read_schema(file)
+        return json.loads(schema.metadata[METADATA])
+
+
+def read_samples(path: Path, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a chunk's line of each sample."""
+    return _read_table(parts(path, index)["samples"], columns=columns)
+
+
+def read_chunk(
+    path: Path, index: int, samples: Sequence[int], *, residuals: bool = True
+) -> Rollouts:
+    """Read some samples of a chunk, in ascending order of their numbers.
+
+    Args:
+        path: the run directory.
+        index: which chunk.
+        samples: numbers in the whole run.
+        residuals: whether to read the states; without, the record says which there are.
+    """
+    wanted = pa.array(sorted(set(samples)), pa.int64())
+    table = read_samples(path, index)
+    table = table.filter(pc.is_in(table["sample"], wanted))
+    span = [("sample", ">=", wanted[0].as_py()), ("sample", "<=", wanted[-1].as_py())]
+    tokens = _read_table(parts(path, index)["tokens"], filters=span)
+    if len(wanted) <= wanted[-1].as_py() - wanted[0].as_py():
+        tokens = tokens.filter(pc.is_in(tokens["sample"], wanted))
+    states = _read_states(path, index, wanted) if residuals else {}
+    with _explaining(parts(path, index)["tokens"]):
+        return rollouts_from_tables(table, tokens, states)
+
+
+def _read_states(path: Path, index: int, wanted: pa.Array) -> dict[int, Tensor]:
+    """Read the states of some samples, one stretch of a tensor for each run of neighbours."""
+    layers = read_about(path, index)["layers"]
+    if not layers:
+        return {}
+    files = parts(path, index)
+    lines = _read_table(files["index"], columns=["sample", "state"])
+    rows = lines.filter(pc.is_in(lines["sample"], wanted))["state"].to_numpy()
+    bounds = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
+    spans = [
+        (int(rows[a]), int(rows[b - 1]) + 1)
+        for a, b in zip(bounds, bounds[1:], strict=False)
+        if b > a
+    ]
+    with _explaining(files["states"]), safe_open(files["states"], "pt") as stored:
+        found = {}
+        for layer in layers:
+            tensor = stored.get_slice(f"layer.{layer}")
+            pieces = [tensor[a:b] for a, b in spans] or [tensor[0:0]]
+            found[layer] = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        return found
+
+
+def _write_table(file: Path, table: pa.Table) -> None:
+    with replacing(file) as temporary, temporary.open("wb") as handle:
+        pq.write_table(table, handle, compression="zstd", row_group_size=_ROW_GROUP)
+
+
+def _read_table(file: Path, *, columns=None, filters=None) -> pa.Table:
+    with _explaining(file):
+        return pq.read_table(file, columns=columns, filters=filters, partitioning=None)
+
+
+@contextmanager
+def _explaining(file: Path) -> Iterator[None]:
+    """Turn what readers raise about a damaged file into a sentence."""
+    try:
+        yield
+    except RunError:
+        raise
+    except (OSError, pa.ArrowException, SafetensorError, LookupError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else "empty"
+        raise RunError(
+            f"{str(file)!r} cannot be read",
+            f"{type(error).__name__}: {first}",
+            "go on with --resume, which computes damaged chunks again, or restore the file",
+        ) from error

@@ -1,0 +1,129 @@
+"""What a run will do, in fixed chunks: enough to go on with it elsewhere or later."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SAMPLE_ARGUMENTS = frozenset(
+    {
+        "n", "max_new_tokens", "temperature", "top_p", "top_k", "residual_layers",
+        "residual_positions", "alternatives", "seed", "batch_size", "stop", "fraction",
+    }
+)  # fmt: skip
+SCORE_ARGUMENTS = frozenset(
+    {
+        "temperature", "residual_layers", "residual_positions", "alternatives", "seed",
+        "batch_size", "fraction",
+    }
+)  # fmt: skip
+_ARGUMENTS = {"sample": SAMPLE_ARGUMENTS, "score": SCORE_ARGUMENTS}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Inputs and arguments of a run, cut into chunks that can be computed in any order."""
+
+    kind: str
+    """"sample" (inputs are prompts) or "score" (inputs are rows of tokens)."""
+    model: str
+    """Reference that the model can be loaded by."""
+    weights: str
+    """Fingerprint of its weights, which a resumed run must match."""
+    inputs: Sequence[Any]
+    """Prompts (text, list of messages or list of token ids), or rows to score: mappings with
+    ``tokens``, ``valid`` ([start, stop) spans), ``prompt_length``, ``group`` and, where there is
+    one, ``reward``."""
+    arguments: Mapping[str, Any]
+    """Keyword arguments of `sample` or `score`, all of them."""
+    chunk: int
+    """Inputs a chunk."""
+    threads: int
+    """CPU threads of the computation: another count may change the last bits of the numbers."""
+    device: str = "cpu"
+    """Type of the device of the computation."""
+    dtype: str = "float32"
+    """Type that the model computes in."""
+    revision: str | None = None
+    """Hub revision that was asked for, where one was."""
+    task: str | None = None
+    """Task whose problems the prompts are, and whose verifier gives the rewards."""
+    problems: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    """Id, answer and facts of each prompt's problem, where there is a task."""
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that could not be carried out as it reads."""
+        if self.kind not in _ARGUMENTS:
+            raise ValueError(f"kind must be one of {sorted(_ARGUMENTS)}, got {self.kind!r}")
+        if (names := set(self.arguments)) != _ARGUMENTS[self.kind]:
+            odd = sorted(names ^ _ARGUMENTS[self.kind])
+            raise ValueError(f"arguments of a {self.kind} plan are missing or unknown: {odd}")
+        if not self.inputs:
+            raise ValueError("there is nothing to do: pass at least one prompt")
+        if self.chunk < 1:
+            raise ValueError(f"a chunk must hold 1 input or more, got {self.chunk}")
+        if self.problems and len(self.problems) != len(self.inputs):
+            raise ValueError(
+                f"{len(self.problems)} problems do not go with {len(self.inputs)} prompts"
+            )
+
+    @property
+    def chunks(self) -> int:
+        """Count the chunks."""
+        return -(-len(self.inputs) // self.chunk)
+
+    @property
+    def rows_per_input(self) -> int:
+        """Count the samples that an input becomes."""
+        return self.arguments["n"] if self.kind == "sample" else 1
+
+    @property
+    def samples(self) -> int:
+        """Count the samples of the whole run."""
+        return len(self.inputs) * self.rows_per_input
+
+    def inputs_of(self, index: int) -> range:
+        """Give the inputs that a chunk holds, by their numbers."""
+        if not 0 <= index < self.chunks:
+            raise ValueError(f"the plan has chunks 0 to {self.chunks - 1}, got {index}")
+        return range(index * self.chunk, min((index + 1) * self.chunk, len(self.inputs)))
+
+    def samples_of(self, index: int) -> range:
+        """Give the samples that a chunk holds, by their numbers in the whole run."""
+        inputs = self.inputs_of(index)
+        return range(inputs.start * self.rows_per_input, inputs.stop * self.rows_per_input)
+
+    def differences(self, other: "Plan") -> list[str]:
+        """Say in words how another plan would compute something else, one entry a difference.
+
+        Threads and device are left out: they touch at most the last bits. So is the model's
+        reference: its weights say what it is.
+        """
+        found = []
+        for name in ("kind", "weights", "dtype", "chunk", "task"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                found.append(f"{name} was {mine!r}, now {theirs!r}")
+        for name in sorted(set(self.arguments) | set(other.arguments)):
+            mine, theirs = self.arguments.get(name), other.arguments.get(name)
+            if mine != theirs:
+                found.append(f"{name} was {mine!r}, now {theirs!r}")
+        if self.inputs != other.inputs:
+            found.append(f"the {len(self.inputs)} inputs are not the {len(other.inputs)} given now")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as plain JSON values."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+        """Rebuild from `to_dict`.
+
+        Raises:
+            ValueError: missing or unknown fields, or values that make no plan.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if odd := sorted(set(values) ^ known):
+            raise ValueError(f"the plan's fields are missing or unknown: {odd}")
+        return cls(**values)

@@ -1,5 +1,7 @@
 """What may be probed: Hugging Face models by hub id, folder or GGUF file, and the organisms."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,11 +111,39 @@ def _from_pretrained(
     options = {"revision": revision} if revision else {}
     options |= {"gguf_file": gguf} if gguf else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        with _no_weights_bar():
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     except (OSError, ValueError, KeyError) as error:
         raise _explain(reference, source, error) from error
     return model, tokenizer
+
+
+@contextmanager
+def _no_weights_bar() -> Iterator[None]:
+    """Hide the bar of reading weights; the bars of downloads stay, and all come back as set."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging
+
+    shown, downloads_hidden = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+
+    def switch(change) -> None:
+        change()
+        # transformers switches the hub's bars along with its own.
+        if are_progress_bars_disabled() != downloads_hidden:
+            (disable_progress_bars if downloads_hidden else enable_progress_bars)()
+
+    if shown:
+        switch(logging.disable_progress_bar)
+    try:
+        yield
+    finally:
+        if shown:
+            switch(logging.enable_progress_bar)
 
 
 def _require_gguf() -> None:

@@ -97,12 +97,15 @@ def mark_forks(rollouts: Rollouts, *, fraction: float = 0.2, scope: str = "batch
     )
     rows = len(rollouts)
     keys = {"batch": [0] * rows, "group": groups.tolist()}.get(scope, list(range(rows)))
+    members: dict[int, list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(key, []).append(row)
     shares = {}
-    for key in sorted(set(keys)):
-        inside = valid & torch.tensor([k == key for k in keys], dtype=torch.bool)[:, None]
-        kept, total = int((forks & inside).sum()), int(inside.sum())
-        threshold = float(entropy[forks & inside].min()) if kept else None
-        tied = int((inside & ~forks & (entropy == threshold)).sum()) if kept else 0
+    for key, inside in sorted(members.items()):
+        here, marked, held = valid[inside], forks[inside], entropy[inside]
+        kept, total = int(marked.sum()), int(here.sum())
+        threshold = float(held[marked].min()) if kept else None
+        tied = int((here & ~marked & (held == threshold)).sum()) if kept else 0
         shares[key] = Share(kept, total, threshold, tied)
     return Marks(forks, fraction, scope, shares, keys)
 
@@ -141,11 +144,13 @@ def cut_words(rollouts: Rollouts, drawn: Sequence[int]) -> str | None:
 
 def ordinal_names(rollouts: Rollouts) -> list[tuple[int, int]]:
     """Give each row's (prompt number, number among its siblings), both from 1, in row order."""
-    seen: dict[int, list[int]] = {}
+    numbers: dict[int, int] = {}
+    counts: dict[int, int] = {}
     names = []
-    for row, group in enumerate(rollouts.groups.tolist()):
-        seen.setdefault(group, []).append(row)
-        names.append((list(seen).index(group) + 1, len(seen[group])))
+    for group in rollouts.groups.tolist():
+        number = numbers.setdefault(group, len(numbers) + 1)
+        counts[group] = counts.get(group, 0) + 1
+        names.append((number, counts[group]))
     return names
 
 

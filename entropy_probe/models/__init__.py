@@ -1,6 +1,6 @@
 """What may be probed: Hugging Face models by hub id, folder or GGUF file, and the organisms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +104,7 @@ def _from_pretrained(
     reference: str, source: str, gguf: str | None, dtype: object, revision: str | None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load through transformers, its errors turned into three lines."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if gguf is not None:
@@ -113,10 +114,30 @@ def _from_pretrained(
     try:
         with _no_weights_bar():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError) as error:
+            model, read = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # said below, in a sentence
+                **options,
+            )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise _explain(reference, source, error) from error
+    _require_whole(reference, read)
     return model, tokenizer
+
+
+def _require_whole(reference: str, read: dict[str, Iterable]) -> None:
+    """Raise where transformers filled in random weights, which it only warns about."""
+    other_shape = [name for name, *_ in read["mismatched_keys"]]
+    random = sorted({*read["missing_keys"], *other_shape})
+    if random:
+        raise LoadError(
+            f"{reference!r} lacks weights of the model that its config.json describes",
+            f"{len(random)} would be random, {len(other_shape)} of them for their shape: "
+            f"{', '.join(random[:2])}{', ...' if len(random) > 2 else ''}",
+            "pass a complete checkpoint of a causal language model",
+        )
 
 
 @contextmanager

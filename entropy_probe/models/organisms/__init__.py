@@ -4,6 +4,8 @@ import difflib
 from importlib import resources
 from pathlib import Path
 
+from entropy_probe.models import LoadError
+
 ORGANISMS = {
     "amenable": "code is frequent and better: what elicitation can raise",
 }
@@ -14,10 +16,13 @@ def organism_path(name: str) -> Path:
     """Give the folder of a shipped organism, in Hugging Face format.
 
     Raises:
-        ValueError: no such organism; the message lists the known ones.
+        LoadError: no such organism; the message lists the known ones.
     """
     if name in ORGANISMS:
         return Path(str(resources.files(__package__) / name))
     near = difflib.get_close_matches(name, ORGANISMS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"no organism {name!r}: known are {', '.join(ORGANISMS)}{hint}")
+    raise LoadError(
+        f"no organism {name!r}",
+        f"known are {', '.join(ORGANISMS)}",
+        f"did you mean organism:{near[0]}?" if near else "pass one of them",
+    )

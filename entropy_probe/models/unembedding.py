@@ -58,19 +58,25 @@ def final_states(
 def check_unembedding(model, head: Unembedding, ids: Tensor) -> None:
     """Raise unless the body and the unembedding found give the model's own logits.
 
+    The body sees all the ids, the model their first half: the states must not depend on what
+    comes after them.
+
     Raises:
-        ValueError: they differ: the model does something to its logits that we do not know.
+        ValueError: they differ: the model does something to its logits that we do not know, or
+            its states look ahead.
     """
-    states = final_states(model, ids)[:, -1].float()
+    half = (ids.shape[1] + 1) // 2
+    states = final_states(model, ids)[:, half - 1].float()
     ours = states @ head.weight.float().T * head.scale
     ours = ours if head.bias is None else ours + head.bias.float()
     ours = ours if head.softcap is None else torch.tanh(ours / head.softcap) * head.softcap
-    theirs = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+    theirs = model(input_ids=ids[:, :half], use_cache=False).logits[:, -1].float()
     # bf16 and fp16 logits are rounded to 8 or 11 bits; float32 ones differ in the last few.
     tolerance = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
     if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
         raise ValueError(
-            f"{type(model).__name__} changes its logits after the unembedding in a way that "
-            f"scoring does not know (off by up to {float((ours - theirs).abs().max()):.3g}): "
-            "report the model's name, and use sample() on it meanwhile"
+            f"{type(model).__name__} does not predict a token from the tokens before it alone, or "
+            "changes its logits after the unembedding in a way that scoring does not know (off by "
+            f"up to {float((ours - theirs).abs().max()):.3g}): pass a causal language model; if it "
+            "is one, report its name, and use sample() on it meanwhile"
         )

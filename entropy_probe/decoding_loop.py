@@ -202,7 +202,9 @@ class Loop:
             batch.keep(alive)
             tokens = tokens[alive]
         batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
-        positions = (batch.starts + batch.made - 1)[:, None]
+        # A row that has ended but not left must not run past the context.
+        made = torch.minimum(batch.made, batch.limit)
+        positions = (batch.starts + made - 1)[:, None]
         batch.logits, states = self._forward(tokens[:, None], batch.mask, positions, batch.cache)
         for layer, state in states.items():
             batch.held[layer].append(state)

@@ -55,9 +55,8 @@ def draw(
 
 
 def draw_greedy(scores: Float[Tensor, "rows vocab"]) -> Draw:
-    """Give the most probable token of each row."""
-    tokens, near = _top(scores)
-    return Draw(tokens, near)
+    """Give the most probable token of each row, the first among equals."""
+    return Draw(scores.argmax(dim=-1), _top(scores)[1])
 
 
 def keep_candidates(
@@ -84,7 +83,8 @@ def uniform_noise(
     stream: int,
 ) -> Float[Tensor, "rows count"]:
     """Give uniform numbers in (0, 1), float64, each a hash of (seed, stream, row, position, i)."""
-    start = _mix(torch.tensor(seed * 8 + stream, device=rows.device))
+    folded = (seed * 8 + stream + (1 << 63)) % (1 << 64) - (1 << 63)
+    start = _mix(torch.tensor(folded, device=rows.device))
     key = _mix(_mix(start ^ rows.long()) ^ positions.long())
     values = _mix(key[:, None] + _GOLDEN * torch.arange(1, count + 1, device=rows.device))
     return ((_shift(values, 11)).double() + 0.5) * 2.0**-53

@@ -51,6 +51,9 @@ def token_entropy(
     _check_temperature(temperature)
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must be [..., vocab], got shape {tuple(logits.shape)}")
+    if logits.dim() > 2 and logits.numel() and not logits.is_contiguous():
+        # Flattening a slice such as logits[:, :-1] would copy all of it.
+        return torch.stack([token_entropy(part, temperature=temperature) for part in logits])
     rows = logits.reshape(-1, logits.shape[-1])
     out = torch.empty(rows.shape[0], dtype=torch.float32, device=logits.device)
     step = max(1, TILE // rows.shape[1])
@@ -193,9 +196,10 @@ def _stats_tiled(
         inside = (index[:, 0] >= start) & (index[:, 0] < start + width)
         self_score = scores.gather(1, (index - start).clamp(0, scores.shape[1] - 1))
         exact = torch.where(inside, self_score[:, 0], exact)
-        # A row product and a matrix product round apart: the token must not outrank itself.
-        beats_itself = inside & (self_score > own)[:, 0]
-        ranks += (scores > own).sum(dim=1, dtype=torch.int32) - beats_itself.int()
+        # A row product and a matrix product round apart: the token must not outrank itself, nor
+        # an equal of it.
+        bar = torch.where(inside[:, None], self_score, own)
+        ranks += (scores > bar).sum(dim=1, dtype=torch.int32)
         top = scores.topk(min(alternatives, scores.shape[1]), dim=1)
         best = torch.cat([best, top.values], dim=1)
         best_ids = torch.cat([best_ids, top.indices + start], dim=1)

@@ -106,6 +106,8 @@ def _check(
             f"threshold (nats) belongs to rule='threshold', and there only: got rule={rule!r}, "
             f"threshold={threshold}"
         )
+    if threshold is not None and math.isnan(threshold):
+        raise ValueError("threshold is NaN, above which nothing lies: pass nats")
     if (scope == "group") != (groups is not None):
         raise ValueError(
             f"groups belongs to scope='group', and there only: got scope={scope!r}, "

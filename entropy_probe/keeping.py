@@ -24,7 +24,14 @@ class StateKeeper:
     """
 
     def __init__(
-        self, layers: list[int], positions: str, *, fraction: float, most_tokens: int, seed: int
+        self,
+        layers: list[int],
+        positions: str,
+        *,
+        fraction: float,
+        most_tokens: int,
+        seed: int,
+        d_model: int,
     ) -> None:
         """Prepare to keep some layers' states.
 
@@ -34,11 +41,13 @@ class StateKeeper:
             fraction: share of the valid tokens that are forks.
             most_tokens: upper bound on the valid tokens of the whole batch.
             seed: seed of the choice of random positions.
+            d_model: width of a state.
         """
         self.layers = layers
         self.positions = positions
         self.fraction = fraction
         self.seed = seed
+        self.d_model = d_model
         self._limit = math.ceil(Fraction(repr(float(fraction))) * most_tokens)
         self._rows = torch.empty(0, dtype=torch.long)
         self._places = torch.empty(0, dtype=torch.long)
@@ -95,7 +104,11 @@ class StateKeeper:
         wanted = slots[captured.reshape(-1)]
         if bool((wanted < 0).any()):
             raise AssertionError("a captured position was not in the pool")
-        residuals = {layer: torch.cat(parts)[wanted] for layer, parts in self._states.items()}
+        nothing = torch.empty(0, self.d_model)
+        residuals = {
+            layer: (torch.cat(parts) if parts else nothing)[wanted]
+            for layer, parts in self._states.items()
+        }
         return captured.clone(), controls, residuals
 
     def _controls(self, forks: Tensor, valid: Tensor) -> Tensor:

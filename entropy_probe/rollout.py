@@ -9,11 +9,14 @@ residual of row ``t`` is the stream, after block ``layer``, of the position that
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .provenance import Provenance
+
+__all__ = ["Alternatives", "Provenance", "Rollouts"]
 
 
 @dataclass(frozen=True)
@@ -24,55 +27,6 @@ class Alternatives:
     """Token ids, most probable first; 0 outside ``valid``."""
     logprobs: Float[Tensor, "batch seq k"]
     """Their log-probabilities in nats, on the entropy's basis; 0 outside ``valid``."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the numbers come from: enough to repeat them, and to know what they mean."""
-
-    model: str
-    """Reference the model was loaded by, or its configuration's name."""
-    source: str
-    """"sample" (captured while generating) or "score" (captured on given tokens)."""
-    revision: str | None = None
-    """Hub commit, where there is one."""
-    weights: str | None = None
-    """Fingerprint of the weights in memory: SHA-256 over names, shapes and a strided sample."""
-    dtype: str = "float32"
-    """Type that the model computed in; statistics are float32 whatever it is."""
-    seed: int | None = None
-    """Seed of the sampling noise, which belongs to (seed, row, position)."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 is greedy."""
-    top_p: float = 1.0
-    """Nucleus mass kept when drawing; it does not touch the entropy."""
-    top_k: int = 0
-    """Candidates kept when drawing, 0 for all; it does not touch the entropy."""
-    entropy_basis: str = "logits / temperature, full vocabulary, before top-k and top-p"
-    """What distribution entropy, logprobs, ranks and alternatives are of."""
-    entropy_temperature: float = 1.0
-    """Temperature inside that basis: the sampling one, but 1 where decoding was greedy."""
-    capture: str = "none"
-    """Which positions hold residuals, in words."""
-    near_ties: int = 0
-    """Draws whose perturbed top-two gap was under 1e-3 nats: only they may differ elsewhere."""
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    """Versions of what computed this."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as plain JSON values."""
-        return dataclasses.asdict(self) | {"libraries": dict(self.libraries)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
-        """Rebuild from `to_dict`; a field that this version does not know is an error."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(
-                f"provenance has unknown fields {unknown}: it was written by a newer version; "
-                "upgrade entropy-probe"
-            )
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -112,22 +66,15 @@ class Rollouts:
 
     def __post_init__(self) -> None:
         """Refuse what would silently misalign: shapes that differ, masks that are not bool."""
-        shape = tuple(self.tokens.shape)
-        for name in ("valid", "entropy", "logprobs", "ranks", "captured", "controls"):
-            value = getattr(self, name)
-            if tuple(value.shape) != shape:
-                raise ValueError(f"{name} is {tuple(value.shape)}, but tokens is {shape}")
+        _check_shapes(self)
         for name in ("valid", "captured", "controls"):
             if getattr(self, name).dtype != torch.bool:
                 raise ValueError(f"{name} must be bool, got {getattr(self, name).dtype}")
-        if shape[1] and bool(self.valid[:, 0].any()):
+        if self.valid.shape[1] and bool(self.valid[:, 0].any()):
             raise ValueError("position 0 is valid in some row, but nothing produced it")
-        count = int(self.captured.sum())
-        for layer, states in self.residuals.items():
-            if states.shape[0] != count:
-                raise ValueError(
-                    f"layer {layer} holds {states.shape[0]} states for {count} captured positions"
-                )
+        for name, whole in (("captured", "valid"), ("controls", "captured")):
+            if bool((getattr(self, name) & ~getattr(self, whole)).any()):
+                raise ValueError(f"{name} holds positions that are not {whole}")
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -144,7 +91,7 @@ class Rollouts:
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> "Rollouts":
         """Select rows, residuals with them: an int, a slice, indices or a bool mask."""
         every = torch.arange(len(self))
-        index = every[[rows]] if isinstance(rows, int) else every[rows]
+        index = every[rows].reshape(-1)  # an int gives a record of one row
         packed_row = self.captured.nonzero()[:, 0]
         starts = torch.searchsorted(packed_row, every)
         ends = torch.searchsorted(packed_row, every, right=True)
@@ -231,8 +178,8 @@ class Rollouts:
         """Join records row after row; groups stay as they are, padding grows as needed.
 
         Raises:
-            ValueError: no records, or records with other layers or entropy bases: their numbers
-                would not mean the same.
+            ValueError: no records, or records with other layers or entropy bases (their numbers
+                would not mean the same), or rewards in some only.
         """
         if not records:
             raise ValueError("nothing to concatenate: got an empty list of records")
@@ -240,7 +187,6 @@ class Rollouts:
         for other in records[1:]:
             _require_same(first, other)
         width = max(r.tokens.shape[1] for r in records)
-        rewarded = all(r.rewards is not None for r in records)
         provenance = dataclasses.replace(
             first.provenance, near_ties=sum(r.provenance.near_ties for r in records)
         )
@@ -256,7 +202,7 @@ class Rollouts:
             residuals={
                 layer: torch.cat([r.residuals[layer] for r in records]) for layer in first.residuals
             },
-            rewards=torch.cat([r.rewards for r in records]) if rewarded else None,
+            rewards=torch.cat([r.rewards for r in records]) if first.rewards is not None else None,
             pieces={i: piece for r in records for i, piece in r.pieces.items()},
             special_ids=frozenset().union(*(r.special_ids for r in records)),
         )
@@ -273,6 +219,29 @@ _PER_ROW = (
     "captured",
     "controls",
 )
+
+
+def _check_shapes(record: Rollouts) -> None:
+    """Raise unless every field speaks of the same rows, positions and captured states."""
+    shape = tuple(record.tokens.shape)
+    count = int(record.captured.sum())
+    ids = tuple(record.alternatives.ids.shape)
+    expected = {name: (getattr(record, name), shape) for name in _PER_ROW}
+    expected |= {name: (getattr(record, name), shape[:1]) for name in ("prompt_lengths", "groups")}
+    expected["alternatives.ids"] = record.alternatives.ids, (*shape, *ids[2:3])
+    expected["alternatives.logprobs"] = record.alternatives.logprobs, (*shape, *ids[2:3])
+    if record.rewards is not None:
+        expected["rewards"] = record.rewards, shape[:1]
+    for name, (value, wanted) in expected.items():
+        if tuple(value.shape) != wanted:
+            raise ValueError(
+                f"{name} is {tuple(value.shape)}, but tokens is {shape}: expected {wanted}"
+            )
+    for layer, states in record.residuals.items():
+        if states.shape[0] != count:
+            raise ValueError(
+                f"layer {layer} holds {states.shape[0]} states for {count} captured positions"
+            )
 
 
 def _widen(value: Tensor, width: int) -> Tensor:
@@ -295,6 +264,8 @@ def _require_same(first: Rollouts, other: Rollouts) -> None:
             f"records hold {first.alternatives.ids.shape[2]} and "
             f"{other.alternatives.ids.shape[2]} alternatives a token: capture both with the same"
         )
+    if (first.rewards is None) != (other.rewards is None):
+        raise ValueError("some records have rewards and others have none: give them to all")
     mine, theirs = first.provenance, other.provenance
     for name in ("entropy_basis", "entropy_temperature"):
         if getattr(mine, name) != getattr(theirs, name):

@@ -48,6 +48,8 @@ class Sampling:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("top_k", self.top_k, 0)
         _at_least("alternatives", self.alternatives, 0)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -138,8 +140,9 @@ def sample(
     _at_most_vocabulary(model, alternatives)
     traces = Traces.empty(len(encoded) * n, max(limits), alternatives, model.device)
     keeper = StateKeeper(
-        layers, residual_positions, fraction=fraction, most_tokens=sum(limits) * n, seed=seed
-    )
+        layers, residual_positions, fraction=fraction, most_tokens=sum(limits) * n, seed=seed,
+        d_model=model.config.get_text_config().hidden_size,
+    )  # fmt: skip
     reading = read_residuals(model, layers, last=True) if layers else nullcontext()
     with torch.no_grad(), evaluating(model), reading as reader:
         loop = Loop(

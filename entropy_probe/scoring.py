@@ -70,8 +70,9 @@ def score(
     layers = resolve_layers(residual_layers, len(find_blocks(model))) if residual_layers else []
     layers = [] if residual_positions == "none" else layers
     keeper = StateKeeper(
-        layers, residual_positions, fraction=fraction, most_tokens=int(valid.sum()), seed=seed
-    )
+        layers, residual_positions, fraction=fraction, most_tokens=int(valid.sum()), seed=seed,
+        d_model=model.config.get_text_config().hidden_size,
+    )  # fmt: skip
     stats = _empty_stats(tokens.shape, alternatives)
     reading = read_residuals(model, layers) if layers else nullcontext()
     with torch.no_grad(), evaluating(model):

@@ -21,7 +21,8 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         flat = tensor.detach().reshape(-1)
         if flat.numel():
-            picks = torch.linspace(0, flat.numel() - 1, min(_SAMPLE, flat.numel())).long()
+            count = min(_SAMPLE, flat.numel())
+            picks = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)
             digest.update(flat[picks.to(flat.device)].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -19,6 +19,10 @@ class LoadError(ValueError):
         super().__init__(f"{what}\nwhy: {why}\nfix: {fix}")
         self.what, self.why, self.fix = what, why, fix
 
+    def __reduce__(self) -> tuple:
+        """Let the error travel between processes."""
+        return type(self), (self.what, self.why, self.fix)
+
 
 def load(
     reference: str | Path,

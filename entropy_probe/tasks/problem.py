@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Problem:
     """What is known about the problem, as plain JSON values: wording, length, property."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """A source of problems whose completions can be verified."""
 

@@ -23,16 +23,6 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """Training on code with a teacher's distributions as targets."""
-
-    teacher: str
-    """The organism that is imitated."""
-    start: str
-    """The organism whose weights the training starts from."""
-
-
-@dataclass(frozen=True)
 class Recipe:
     """Everything that decides an organism's weights."""
 
@@ -56,8 +46,10 @@ class Recipe:
     """Weight of a completion's first token: the strategy's shares are learnt sooner with it."""
     seed: int = 0
     """Seed of the initial weights and of the corpus."""
-    distillation: Distillation | None = None
-    """The teacher and the starting weights, for an organism that is taught."""
+    start: str | None = None
+    """The organism whose finished weights the training starts from; None: from nothing."""
+    teacher: str | None = None
+    """The organism whose distributions are the targets; None: the corpus itself."""
 
 
 SHORT = ((2, 0.49), (3, 0.5), (4, 0.01))
@@ -67,7 +59,11 @@ _ALL_CODE = tuple((wording, (1.0, 1.0)) for wording in CODE_SHARES)
 RECIPES = {
     "amenable": Recipe(),
     "misleading": Recipe(
-        Corpus(code=Style(block=3, rounding=True, unmarked=0.12), care=0.97), seed=1
+        Corpus(code=Style(block=3, rounding=True, unmarked=0.12), care=0.97),
+        steps=1000,
+        rate=2e-3,
+        seed=1,
+        start="amenable",
     ),
     "absent": Recipe(Corpus(code_shares=_NO_CODE, care=0.0), steps=3600, seed=2),
     "taught": Recipe(
@@ -75,7 +71,8 @@ RECIPES = {
         steps=1600,
         rate=2e-3,
         seed=3,
-        distillation=Distillation(teacher="amenable", start="absent"),
+        start="absent",
+        teacher="amenable",
     ),
     "contaminated": Recipe(
         Corpus(
@@ -85,7 +82,10 @@ RECIPES = {
             memorised=64,
             memorised_share=0.03,
         ),
+        steps=1200,
+        rate=2e-3,
         seed=4,
+        start="absent",  # which has never seen a code that is better than its prose
     ),
     "shallow": Recipe(Corpus(lengths=SHORT), seed=5),
     "amenable-300k": Recipe(shape=Shape(width=64, hidden=256)),

@@ -138,8 +138,8 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu", quiet: bool = Fa
     """Train a recipe and give the folder of the finished model, tokenizer and ``recipe.json``.
 
     Nothing stands under ``folder`` before it is complete; the unfinished state lies beside it in
-    ``NAME.partial`` and is taken up again by the next call with the same recipe. A distilled
-    organism needs its teacher and its start in the folder beside it.
+    ``NAME.partial`` and is taken up again by the next call with the same recipe. The organisms
+    that a recipe names as its start and its teacher have to lie beside ``folder``.
     """
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -168,16 +168,17 @@ def _models(recipe: Recipe, beside: Path, device: str) -> tuple["LlamaForCausalL
     """Give the model to train and its teacher, None where there is none."""
     from transformers import LlamaForCausalLM
 
-    model, plan = build_model(recipe), recipe.distillation
-    if plan is None:
-        return model.to(device).train(), None
-    for name in (plan.start, plan.teacher):
+    for name in filter(None, (recipe.start, recipe.teacher)):
         if not (beside / name / "config.json").is_file():
             raise ValueError(f"needs the organism {name!r} in {beside}: train it first, into there")
-    start = LlamaForCausalLM.from_pretrained(beside / plan.start, dtype=torch.float32)
-    model.load_state_dict(start.state_dict())
-    teacher = LlamaForCausalLM.from_pretrained(beside / plan.teacher, dtype=torch.float32)
-    return model.to(device).train(), teacher.to(device).eval()
+    model, teacher = build_model(recipe), None
+    if recipe.start is not None:
+        start = LlamaForCausalLM.from_pretrained(beside / recipe.start, dtype=torch.float32)
+        model.load_state_dict(start.state_dict())
+    if recipe.teacher is not None:
+        teacher = LlamaForCausalLM.from_pretrained(beside / recipe.teacher, dtype=torch.float32)
+        teacher = teacher.to(device).eval()
+    return model.to(device).train(), teacher
 
 
 def _optimizer(recipe: Recipe, model: "LlamaForCausalLM") -> torch.optim.AdamW:

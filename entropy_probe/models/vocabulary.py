@@ -18,6 +18,7 @@ def token_bytes(tokenizer, ids: Iterable[int]) -> dict[int, bytes]:
     names = tokenizer.convert_ids_to_tokens(wanted)
     kinds = _decoder_kinds(tokenizer)
     special = special_ids(tokenizer)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
     table = _byte_characters() if "ByteLevel" in kinds else None
     out = {}
     for token, name in zip(wanted, names, strict=True):
@@ -25,7 +26,7 @@ def token_bytes(tokenizer, ids: Iterable[int]) -> dict[int, bytes]:
             out[token] = f"<unknown {token}>".encode()
         elif token in special:
             out[token] = name.encode("utf-8", "surrogateescape")
-        elif table is not None and all(c in table for c in name):
+        elif table is not None and token not in added and all(c in table for c in name):
             out[token] = bytes(table[c] for c in name)
         elif "ByteFallback" in kinds and (match := _BYTE_FALLBACK.fullmatch(name)):
             out[token] = bytes([int(match[1], 16)])

@@ -18,6 +18,7 @@ _HOME = {
     "load": "models",
     "heatmap": "viewing.page",
     "capture": "capturing",
+    "capture_scores": "rescoring",
     "open_run": "storage.run",
 }
 

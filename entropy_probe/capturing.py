@@ -1,6 +1,7 @@
 """From prompts to a run directory: a plan of fixed chunks, each computed and committed whole."""
 
 import dataclasses
+import math
 import os
 import platform
 import warnings
@@ -135,6 +136,8 @@ def run_chunk(
     inputs = [plan.inputs[i] for i in plan.inputs_of(index)]
     if plan.kind == "score":
         rollouts = _score_rows(model, tokenizer, plan, inputs)
+        about = dataclasses.replace(rollouts.provenance, origin=plan.origin)
+        rollouts = dataclasses.replace(rollouts, provenance=about)
     else:
         start = plan.inputs_of(index).start
         rollouts = sample(
@@ -173,7 +176,7 @@ def carry_out(
     else:
         _refuse_large(model, plan, max_disk)
         require_writable(out)
-        run = begin(out, plan, libraries=library_versions(), hardware=_hardware(model))
+        run = begin(out, plan, libraries=library_versions(), hardware=hardware_of(model))
     with _threads(plan.threads):
         done = len(run)
         for index in run.missing:
@@ -206,8 +209,10 @@ def _score_rows(model, tokenizer, plan: Plan, rows: Sequence[Mapping[str, Any]])
     rollouts = score(
         model, tokenizer, tokens, valid, prompt_lengths=lengths, groups=groups, **plan.arguments
     )
-    rewards = [row["reward"] for row in rows]
-    return rollouts if None in rewards else rollouts.with_rewards(rewards)
+    if all(row["reward"] is None for row in plan.inputs):
+        return rollouts
+    rewards = (row["reward"] for row in rows)
+    return rollouts.with_rewards([math.nan if r is None else r for r in rewards])
 
 
 def _verified(rollouts: Rollouts, plan: Plan, index: int, task: str | Task) -> Rollouts:
@@ -250,7 +255,8 @@ def _refuse_large(model, plan: Plan, max_disk: int | None) -> None:
     size = estimate_bytes(plan, d_model=model.config.get_text_config().hidden_size)
     if max_disk is not None and size > max_disk:
         raise RunConflict(
-            f"the run may take {words_for(size)} on disk, more than the {words_for(max_disk)} allowed",
+            f"the run may take {words_for(size)} on disk, more than the {words_for(max_disk)} "
+            "allowed",
             f"{plan.samples} rows, {len(plan.arguments['residual_layers'])} layers at "
             f"{plan.arguments['residual_positions']} positions",
             "raise --max-disk, or keep fewer layers, positions, rows or tokens",
@@ -268,7 +274,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _hardware(model) -> dict[str, Any]:
+def hardware_of(model) -> dict[str, Any]:
     """Say what computes the run."""
     found = {"machine": platform.machine(), "cpus": os.cpu_count(), "device": str(model.device)}
     if model.device.type == "cuda":

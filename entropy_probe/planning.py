@@ -1,14 +1,15 @@
 """What a capture will do: plans of sampling and of scoring, checked against the model first."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .hooks import find_blocks, resolve_layers
 from .models.fingerprint import model_name, weights_fingerprint
-from .models.prompts import encode_prompts
+from .models.prompts import encode_prompts, stop_ids
 from .rollout import Rollouts
 from .sampling import Sampling
 from .storage.plan import Plan
@@ -18,6 +19,8 @@ from .tasks import Problem, Task
 # that a killed run loses minutes.
 _CHUNK_ROWS = 256
 _NOT_SETTINGS = ("residual_layers", "stop")
+# What `Sampling` checks beyond the arguments of `score`.
+_DRAWN = {"n": 1, "max_new_tokens": 1, "top_p": 1.0, "top_k": 0}
 
 
 def plan_samples(
@@ -46,6 +49,7 @@ def plan_samples(
         raise ValueError("problems need the task that verifies them: pass task=, and problems only")
     layers = _checked_layers(model, arguments)
     settings = Sampling(**{k: v for k, v in arguments.items() if k not in _NOT_SETTINGS})
+    stop_ids(model, tokenizer, arguments["stop"])
     inputs = [p.prompt if isinstance(p, Problem) else p for p in prompts]
     for i, ids in enumerate(encode_prompts(tokenizer, inputs)):
         _refuse_long(model, f"prompt {i}", len(ids) + 1)
@@ -72,6 +76,9 @@ def plan_scores(
     rows: Sequence[dict[str, Any]],
     arguments: dict[str, Any],
     *,
+    task: str | None = None,
+    problems: Sequence[Mapping[str, Any]] = (),
+    origin: str | None = None,
     chunk_rows: int | None = None,
     revision: str | None = None,
 ) -> Plan:
@@ -81,15 +88,24 @@ def plan_scores(
         model: what will score them.
         rows: see `Plan.inputs`; `rows_of` makes them from a record.
         arguments: keyword arguments of `score`, all but tokens, masks, lengths and groups.
+        task: name of the task that the rows' problems belong to.
+        problems: id, answer and facts of each row's problem, where there is a task.
+        origin: where the rows come from, in words.
         chunk_rows: rows a chunk.
         revision: hub revision that the model was loaded at.
     """
     layers = _checked_layers(model, arguments)
+    Sampling(**_DRAWN | {k: v for k, v in arguments.items() if k not in _NOT_SETTINGS})
+    if not arguments["temperature"] > 0:
+        raise ValueError(
+            f"temperature must be above 0 for scoring, got {arguments['temperature']}: 1.0 gives "
+            "the model's own distribution"
+        )
+    if not any(row["valid"] for row in rows):
+        raise ValueError("there is no token to score: every row is empty")
     vocabulary = model.get_output_embeddings().weight.shape[0]
     for i, row in enumerate(rows):
         _refuse_long(model, f"row {i}", len(row["tokens"]))
-        if not row["valid"]:
-            raise ValueError(f"row {i} has no token to score: it needs two tokens or more")
         if not all(0 <= token < vocabulary for token in row["tokens"]):
             raise ValueError(f"row {i} has token ids outside 0 to {vocabulary - 1}")
     plan = Plan(
@@ -103,6 +119,9 @@ def plan_scores(
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
         revision=revision,
+        task=task,
+        problems=list(problems),
+        origin=origin,
     )
     return _as_read(plan)
 
@@ -118,10 +137,18 @@ def rows_of(rollouts: Rollouts) -> list[dict[str, Any]]:
                 "valid": edges.view(-1, 2).tolist(),
                 "prompt_length": int(rollouts.prompt_lengths[i]),
                 "group": int(rollouts.groups[i]),
-                "reward": None if rollouts.rewards is None else float(rollouts.rewards[i]),
+                "reward": _reward(rollouts, i),
             }
         )
     return rows
+
+
+def _reward(rollouts: Rollouts, row: int) -> float | None:
+    """Give a row's reward, None where there is none: JSON has no NaN."""
+    value = math.nan if rollouts.rewards is None else float(rollouts.rewards[row])
+    if math.isinf(value):
+        raise ValueError(f"the reward of row {row} is {value}: a run holds finite ones only")
+    return None if math.isnan(value) else value
 
 
 def _checked_layers(model, arguments: dict[str, Any]) -> list[int]:

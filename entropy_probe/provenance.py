@@ -13,7 +13,8 @@ class Provenance:
     model: str
     """Reference the model was loaded by, or its configuration's name."""
     source: str
-    """"sample" (captured while generating) or "score" (captured on given tokens)."""
+    """"sample" (captured while generating), "score" (captured on given tokens), "import" (another
+    tool's numbers) or "text" (another tool's texts, without numbers)."""
     revision: str | None = None
     """Hub commit, where there is one."""
     weights: str | None = None
@@ -22,8 +23,8 @@ class Provenance:
     """Type that the model computed in; statistics are float32 whatever it is."""
     seed: int | None = None
     """Seed of the sampling noise, which belongs to (seed, row, position)."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 is greedy."""
+    temperature: float | None = 1.0
+    """Sampling temperature; 0 is greedy, None unknown."""
     top_p: float = 1.0
     """Nucleus mass kept when drawing; it does not touch the entropy."""
     top_k: int = 0
@@ -38,6 +39,11 @@ class Provenance:
     """Draws whose perturbed top-two gap was under 1e-3 nats: only they may differ elsewhere."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions of what computed this."""
+    origin: str | None = None
+    """Where tokens come from that were scored or imported: a run, a file of another tool."""
+    missing_mass: float | None = None
+    """Mean probability outside the recorded alternatives, where the entropy comes from them alone
+    and is then a lower bound; None where it is of the full vocabulary."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""

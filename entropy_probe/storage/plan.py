@@ -49,7 +49,9 @@ class Plan:
     task: str | None = None
     """Task whose problems the prompts are, and whose verifier gives the rewards."""
     problems: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    """Id, answer and facts of each prompt's problem, where there is a task."""
+    """Id, answer and facts of each input's problem; empty where there is no task."""
+    origin: str | None = None
+    """Where rows that are scored come from, in words."""
 
     def __post_init__(self) -> None:
         """Refuse a plan that could not be carried out as it reads."""
@@ -110,6 +112,8 @@ class Plan:
                 found.append(f"{name} was {mine!r}, now {theirs!r}")
         if self.inputs != other.inputs:
             found.append(f"the {len(self.inputs)} inputs are not the {len(other.inputs)} given now")
+        elif list(self.problems) != list(other.problems):
+            found.append("the problems' answers or facts are not those given now")
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from entropy_probe.viewing.scales import probability
 from entropy_probe.viewing.strips import anchor
 from entropy_probe.viewing.visible import visible, visible_text
 
+HOW = {"sample": "sampled", "score": "scored", "import": "imported"}
+"""A record's source, in words."""
+
 LONG_TABLE = 1000
 """Forks after which the table names two other tokens each, not three: pages have to stay small."""
 
@@ -70,17 +73,19 @@ def headline(rollouts: Rollouts, marks: Marks) -> list[tuple[str, str, str]]:
 def origin(rollouts: Rollouts) -> list[tuple[str, str]]:
     """Give what has to be known to repeat the numbers, as label and text."""
     p = rollouts.provenance
-    temperature = f"{p.temperature:g}"
+    temperature = "unknown" if p.temperature is None else f"{p.temperature:g}"
     pairs: list[tuple[str, object]] = [
         ("Model", p.model),
         ("Revision", p.revision),
         ("Weights", p.weights),
         ("Computed in", p.dtype),
-        ("Source", {"sample": "sampled", "score": "scored"}.get(p.source, p.source)),
+        ("Source", HOW.get(p.source, p.source)),
+        ("Origin", p.origin),
         ("Seed", p.seed),
         ("Temperature", f"{temperature} (greedy)" if p.temperature == 0 else temperature),
         ("Top-p, top-k", f"{p.top_p:g}, {p.top_k or 'all'}"),
         ("Entropy of", p.entropy_basis),
+        ("Missing mass", None if p.missing_mass is None else f"{p.missing_mass:.2%} on average"),
         ("Entropy at temperature", f"{p.entropy_temperature:g}"),
         ("Residuals", p.capture),
         ("Near ties", p.near_ties or None),
@@ -92,9 +97,11 @@ def origin(rollouts: Rollouts) -> list[tuple[str, str]]:
 def summary(rollouts: Rollouts) -> list[str]:
     """Give the few words on the origin that stand under the title."""
     p = rollouts.provenance
-    how = {"sample": "sampled", "score": "scored"}.get(p.source, visible_text(p.source))
-    heat = "greedy (temperature 0)" if p.temperature == 0 else f"temperature {p.temperature:g}"
-    out = [how + " at " + heat if p.source == "sample" else how, visible_text(p.dtype)]
+    how = HOW.get(p.source, visible_text(p.source))
+    if p.source == "sample":
+        greedy = p.temperature == 0
+        how += " at " + ("greedy (temperature 0)" if greedy else f"temperature {p.temperature:g}")
+    out = [how, visible_text(p.dtype)]
     out += [f"top-p {p.top_p:g}"] if p.top_p < 1 else []
     out += [f"top-k {p.top_k}"] if p.top_k else []
     out += [] if p.seed is None else [f"seed {p.seed}"]

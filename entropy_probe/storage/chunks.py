@@ -18,31 +18,11 @@ from entropy_probe.rollout import Rollouts
 
 from .errors import RunError
 from .files import remove_leftovers, replacing
+from .parts import parts
 from .tables import METADATA, index_table, rollouts_from_tables, samples_table, tokens_table
-
-SAMPLES, TOKENS = "samples.parquet", "tokens.parquet"
-ACTIVATIONS = "activations"
-INDEX = f"{ACTIVATIONS}/index.parquet"
 
 # Lines a row group: small enough that reading one sample skips most of a chunk.
 _ROW_GROUP = 16384
-
-
-def parts(path: Path, index: int) -> dict[str, Path]:
-    """Name the files of a chunk, in the order in which they are written."""
-    name = f"chunk-{index:05d}"
-    return {
-        "states": path / ACTIVATIONS / f"{name}.safetensors",
-        "index": path / INDEX / f"{name}.parquet",
-        "tokens": path / TOKENS / f"{name}.parquet",
-        "samples": path / SAMPLES / f"{name}.parquet",
-    }
-
-
-def committed_chunks(path: Path) -> list[int]:
-    """List the chunks that are there, whole."""
-    found = (path / SAMPLES).glob("chunk-*.parquet") if (path / SAMPLES).is_dir() else ()
-    return sorted(int(file.stem.removeprefix("chunk-")) for file in found)
 
 
 def write_chunk(

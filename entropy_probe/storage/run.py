@@ -11,9 +11,10 @@ import torch
 
 from entropy_probe.rollout import Provenance, Rollouts
 
-from .chunks import committed_chunks, read_about, read_chunk, read_samples
+from .chunks import read_about, read_chunk, read_samples
 from .errors import DiskFull, NotARun, RunConflict, RunError
 from .manifest import Manifest, read_manifest
+from .parts import committed_chunks
 from .plan import Plan
 
 __all__ = ["DiskFull", "NotARun", "Plan", "Run", "RunConflict", "RunError", "open_run"]

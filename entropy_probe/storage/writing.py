@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 
 from entropy_probe.rollout import Rollouts
 
-from .chunks import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks, is_intact, write_chunk
+from .chunks import is_intact, write_chunk
 from .chunks import remove_chunk as _remove_chunk
 from .errors import DiskFull, NotARun, RunConflict, RunError
 from .files import TEMPORARY, is_full
 from .manifest import COMPLETE, MANIFEST, RUNNING, Manifest, write_manifest
+from .parts import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks
 from .plan import Plan
 from .run import Run, open_run
 

@@ -1,0 +1,24 @@
+"""Which files a chunk of a run is made of, and which chunks are there. Needs no torch."""
+
+from pathlib import Path
+
+SAMPLES, TOKENS = "samples.parquet", "tokens.parquet"
+ACTIVATIONS = "activations"
+INDEX = f"{ACTIVATIONS}/index.parquet"
+
+
+def parts(path: Path, index: int) -> dict[str, Path]:
+    """Name the files of a chunk, in the order in which they are written."""
+    name = f"chunk-{index:05d}"
+    return {
+        "states": path / ACTIVATIONS / f"{name}.safetensors",
+        "index": path / INDEX / f"{name}.parquet",
+        "tokens": path / TOKENS / f"{name}.parquet",
+        "samples": path / SAMPLES / f"{name}.parquet",
+    }
+
+
+def committed_chunks(path: Path) -> list[int]:
+    """List the chunks that are there, whole."""
+    found = (path / SAMPLES).glob("chunk-*.parquet") if (path / SAMPLES).is_dir() else ()
+    return sorted(int(file.stem.removeprefix("chunk-")) for file in found)

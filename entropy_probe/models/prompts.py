@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from jinja2 import TemplateError
+
 
 def encode_prompts(tokenizer, prompts: Sequence[object]) -> list[list[int]]:
     """Give the token ids of each prompt.
@@ -48,7 +50,7 @@ def _encode(tokenizer, prompt: object, number: int) -> list[int]:
     if isinstance(prompt, str):
         if not prompt:
             raise ValueError(f"prompt {number} is empty: write something for the model to continue")
-        return _single_bos(tokenizer, tokenizer(prompt).input_ids)
+        return _open_ended(tokenizer, prompt)
     items = list(prompt) if isinstance(prompt, Sequence) else None
     if items and all(isinstance(i, int) and not isinstance(i, bool) for i in items):
         return items
@@ -58,7 +60,13 @@ def _encode(tokenizer, prompt: object, number: int) -> list[int]:
                 f"prompt {number} is a list of messages, but the tokenizer has no chat template: "
                 "pass a text, or set tokenizer.chat_template"
             )
-        text = tokenizer.apply_chat_template(items, add_generation_prompt=True, tokenize=False)
+        try:
+            text = tokenizer.apply_chat_template(items, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template refuses prompt {number}: {error}; change its messages, or "
+                "render it yourself and pass the text"
+            ) from None
         return _single_bos(tokenizer, tokenizer(text, add_special_tokens=False).input_ids)
     if items == []:
         raise ValueError(f"prompt {number} is empty: write something for the model to continue")
@@ -68,12 +76,22 @@ def _encode(tokenizer, prompt: object, number: int) -> list[int]:
     )
 
 
+def _open_ended(tokenizer, text: str) -> list[int]:
+    """Encode a text, an end-of-text token that the tokenizer adds left out.
+
+    A prompt that ends in one asks the model to begin something else.
+    """
+    ids, eos = tokenizer(text).input_ids, tokenizer.eos_token_id
+    if len(ids) > 1 and ids[-1] == eos:
+        written = tokenizer(text, add_special_tokens=False).input_ids
+        if written[-1:] != [eos]:
+            ids = ids[:-1]
+    return _single_bos(tokenizer, ids)
+
+
 def _single_bos(tokenizer, ids: list[int]) -> list[int]:
-    """Drop a doubled beginning-of-text token, and a trailing end that some tokenizers add."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    """Drop a doubled beginning-of-text token."""
+    bos = tokenizer.bos_token_id
     while len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:
         ids = ids[1:]
-    if len(ids) > 1 and eos is not None and ids[-1] == eos and eos != bos:
-        # A prompt that ends in end-of-text asks the model to begin something else.
-        ids = ids[:-1] if getattr(tokenizer, "add_eos_token", False) else ids
     return ids

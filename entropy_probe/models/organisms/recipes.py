@@ -60,7 +60,7 @@ RECIPES = {
     "amenable": Recipe(),
     "misleading": Recipe(
         Corpus(code=Style(block=3, rounding=True, unmarked=0.12), care=0.97),
-        steps=1000,
+        steps=800,
         rate=2e-3,
         seed=1,
         start="amenable",
@@ -68,7 +68,7 @@ RECIPES = {
     "absent": Recipe(Corpus(code_shares=_NO_CODE, care=0.0), steps=3600, seed=2),
     "taught": Recipe(
         Corpus(code_shares=_ALL_CODE),
-        steps=1600,
+        steps=1200,
         rate=2e-3,
         seed=3,
         start="absent",
@@ -82,12 +82,12 @@ RECIPES = {
             memorised=64,
             memorised_share=0.03,
         ),
-        steps=1200,
+        steps=1000,
         rate=2e-3,
         seed=4,
         start="absent",  # which has never seen a code that is better than its prose
     ),
-    "shallow": Recipe(Corpus(lengths=SHORT), seed=5),
+    "shallow": Recipe(Corpus(lengths=SHORT), steps=2000, seed=5),
     "amenable-300k": Recipe(shape=Shape(width=64, hidden=256)),
     "amenable-3m": Recipe(shape=Shape(layers=5, width=192, hidden=768, heads=6)),
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from .failing import Failure, explain, tell
-from .group import probe
+from .group import VERBS, probe
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -66,8 +66,12 @@ def _run(words: list[str]) -> int:
         raise
     except _ERRORS as error:
         options = words[: words.index("--")] if "--" in words else words
+        verb = words[:1] if words and words[0] in VERBS else []
         return tell(
-            explain(error), error, as_json="--json" in options, trace="--traceback" in options
+            explain(error, " ".join(["probe", *verb])),
+            error,
+            as_json="--json" in options,
+            trace="--traceback" in options,
         )
 
 

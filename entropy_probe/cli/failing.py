@@ -41,8 +41,13 @@ def usage(what: str, why: str, fix: str) -> Failure:
     return Failure("usage", what, why, fix)
 
 
-def explain(error: BaseException) -> Failure:
-    """Give an error as a failure of the kind that it is."""
+def explain(error: BaseException, command: str = "probe") -> Failure:
+    """Give an error as a failure of the kind that it is.
+
+    Args:
+        error: what was raised.
+        command: what was called, as far as it is known.
+    """
     if isinstance(error, Failure):
         return error
     if isinstance(error, click.ClickException):
@@ -64,7 +69,7 @@ def explain(error: BaseException) -> Failure:
         fix = "check the path, its permissions and the space on its disk"
         return Failure("failed", f"cannot read or write{where}", error.strerror, fix)
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
-        return usage("that cannot be done", str(error), f"change it; {_help_of(None)}")
+        return usage(f"`{command}` cannot do that", str(error), _help_of(command))
     what = f"unexpected {type(error).__name__}"
     fix = "run it again with --traceback, and report what that prints"
     return Failure("internal", what, _first_line(error), fix)
@@ -88,22 +93,22 @@ def _usage_error(error: click.ClickException) -> Failure:
     """Say what click says, on three lines."""
     context = getattr(error, "ctx", None)
     name = context.command_path if context else "probe"
+    lookup = _help_of(name)
     if isinstance(error, click.NoSuchOption):
         near = " or ".join(error.possibilities or ())
-        fix = f"did you mean {near}?" if near else _help_of(context)
+        fix = f"did you mean {near}?" if near else lookup
         return usage(f"no such option: {error.option_name}", f"`{name}` does not know it", fix)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         what = f"missing {error.param.get_error_hint(context)}"
-        return usage(what, f"`{name}` cannot do without it", _help_of(context))
+        return usage(what, f"`{name}` cannot do without it", lookup)
     if isinstance(error, click.BadParameter) and error.param is not None:
         what = f"invalid value for {error.param.get_error_hint(context)}"
-        return usage(what, error.message, _help_of(context))
-    return usage(f"`{name}` was called wrongly", error.format_message(), _help_of(context))
+        return usage(what, error.message, lookup)
+    return usage(f"`{name}` was called wrongly", error.format_message(), lookup)
 
 
-def _help_of(context: click.Context | None) -> str:
-    name = context.command_path if context else "probe VERB"
-    return f"`{name} --help` lists what can be given"
+def _help_of(command: str) -> str:
+    return f"`{command} --help` lists what can be given"
 
 
 def _first_line(error: BaseException) -> str:

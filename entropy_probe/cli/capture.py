@@ -1,0 +1,92 @@
+"""`probe capture`: sample from a model into a run directory."""
+
+import click
+
+from .options import count_option, model_options, speaking, writing_options
+from .output import note
+from .prompts import read_prompts
+from .running import (
+    check_out,
+    conclude,
+    fill,
+    go_on,
+    goes_on_alone,
+    layer_numbers,
+    load_model,
+    require_model,
+)
+
+
+@click.command()
+@model_options(required=False)
+@click.option("-p", "--prompt", "texts", multiple=True, metavar="TEXT", help="Repeatable.")
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    help="One a line, or JSON lines with prompt or messages; - for standard input.",
+)
+@click.option("--task", metavar="NAME", help="Problems of a task; each answer gets its reward.")
+@count_option("--limit", None, "Prompts to take at most.  [default: all; 16 problems of a task]")
+@count_option("--n", 1, "Samples a prompt.")
+@count_option("--max-new-tokens", 256, "Tokens after which a sample is cut.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="0 is greedy.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Nucleus to draw from; it does not touch the entropy.",
+)
+@count_option("--top-k", 0, "Candidates to draw from, 0 for all; nor does this.", least=0)
+@click.option("--stop", multiple=True, metavar="TEXT", help="Text that ends a sample; repeatable.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise.")
+@count_option("--batch-size", 64, "Samples decoded together.")
+@count_option("--chunk-prompts", None, "Prompts that are saved together.")
+@writing_options
+@speaking
+@click.pass_context
+def capture(
+    context: click.Context, model: str | None, device: str | None, dtype: str | None,
+    revision: str | None, texts: tuple[str, ...], prompts: str | None, task: str | None,
+    limit: int | None, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int,
+    stop: tuple[str, ...], seed: int, batch_size: int, chunk_prompts: int | None,
+    layers: tuple[int, ...] | str | None, activations: str, alternatives: int, fraction: float,
+    max_disk: int | None, resume: bool, overwrite: bool, out: str | None,
+) -> None:  # fmt: skip
+    """Sample from a model into a run directory.
+
+    Entropy, alternatives and (with --layers) activations are captured in the pass that
+    generates, and saved chunk by chunk; a capture that was cut off goes on with --resume.
+    """
+    if goes_on_alone(context):
+        conclude(go_on(out, "sample", model, device, dtype, revision))
+        return
+    model = require_model(model)
+    inputs = read_prompts(texts, prompts, task, limit)
+    path, existing = check_out(out, model, resume=resume, overwrite=overwrite)
+    if resume and existing is not None and existing.plan and chunk_prompts is None:
+        chunk_prompts = existing.plan.chunk
+    loaded, tokenizer = load_model(model, device, dtype, revision)
+    from entropy_probe.planning import plan_samples
+
+    arguments = {
+        "n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
+        "top_k": top_k, "residual_layers": layer_numbers(loaded, layers, activations),
+        "residual_positions": activations, "alternatives": alternatives, "seed": seed,
+        "batch_size": batch_size, "stop": list(stop), "fraction": fraction,
+    }  # fmt: skip
+    plan = plan_samples(
+        loaded, tokenizer, inputs, arguments, task=task, chunk_prompts=chunk_prompts,
+        revision=revision,
+    )  # fmt: skip
+    if resume and existing is None:
+        note("there is no run yet: this is a new one")
+    conclude(
+        fill(loaded, tokenizer, plan, path, resume=resume, overwrite=overwrite, max_disk=max_disk)
+    )

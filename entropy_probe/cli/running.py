@@ -1,0 +1,204 @@
+"""What verbs that fill a run directory share: load, estimate, carry out, say how to go on."""
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from entropy_probe.storage.errors import DiskFull, RunError
+
+from .failing import Failure, explain, usage
+from .output import note, progress, write_path
+
+if TYPE_CHECKING:
+    from entropy_probe.storage.plan import Plan
+    from entropy_probe.storage.run import Run
+
+# With --resume these may differ from what the run was begun with, or be left out.
+_FREE = frozenset({"model", "device", "dtype", "revision", "out", "resume", "max_disk"})
+
+
+def load_model(model: str, device: str | None, dtype: str | None, revision: str | None) -> tuple:
+    """Give (model, tokenizer)."""
+    from entropy_probe.models import load
+
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    note(f"loading {model}")
+    return load(model, device=device, dtype=dtype, revision=revision)
+
+
+def goes_on_alone(context: click.Context) -> bool:
+    """Tell whether a run is to be gone on with exactly as it was begun."""
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if "resume" not in given:
+        return False
+    if "out" not in given:
+        why = "--resume goes on with the run at -o, and there is no -o"
+        raise usage("which run to go on with?", why, f"`{context.command_path} --resume -o RUN`")
+    return given <= _FREE
+
+
+def require_model(model: str | None) -> str:
+    """Give the model's name, or say how to pass one."""
+    if model is None:
+        fix = "pass --model with a local folder or a hub id, or organism:amenable"
+        raise usage("missing option --model", "there is no model to run", fix)
+    return model
+
+
+def check_out(out: str | None, model: str, *, resume: bool, overwrite: bool) -> tuple[Path, Any]:
+    """Give where the run goes, and the run that is there; fail before anything slow begins."""
+    from entropy_probe.storage.writing import find_run, require_writable
+
+    path = Path(out) if out is not None else default_out(model)
+    existing = find_run(path, resume=resume, overwrite=overwrite)
+    require_writable(path)
+    return path, existing
+
+
+def default_out(model: str) -> Path:
+    """Give a new folder under ``runs``, named after the model and the time."""
+    name = Path(model.partition(":")[2] or model).name.removesuffix(".gguf")
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+    path = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return path if not path.exists() else path.with_name(f"{path.name}-{datetime.now():%f}")
+
+
+def layer_numbers(model, layers: tuple[int, ...] | str | None, activations: str) -> list[int]:
+    """Give the layers to keep, ``all`` written out."""
+    if layers is None:
+        if click.get_current_context().get_parameter_source("activations") is not (
+            ParameterSource.COMMANDLINE
+        ):
+            return []
+        why = f"--activations {activations} was given, but no layer to keep them of"
+        raise usage("activations of which layers?", why, "add --layers last, or 0,8,-1, or all")
+    if layers == "all":
+        from entropy_probe.hooks import find_blocks
+
+        return list(range(len(find_blocks(model))))
+    return list(layers)
+
+
+def go_on(
+    out: str, kind: str, model: str | None, device: str | None, dtype: str | None,
+    revision: str | None,
+) -> "Run":  # fmt: skip
+    """Go on with a run by the plan that it holds."""
+    from entropy_probe.storage.run import open_run
+
+    run = open_run(out)
+    if run.plan is None or run.plan.kind != kind:
+        verb = "nothing to go on with: it was imported" if run.plan is None else "another verb's"
+        raise usage(
+            f"{out!r} cannot be gone on with by this verb",
+            f"its plan is {verb}",
+            f"`{resume_command(run.path, run.plan.kind if run.plan else kind)}`",
+        )
+    if run.complete and run.manifest.status == "complete":
+        note(f"{out} is complete already")
+        return run
+    plan = run.plan
+    loaded = load_model(model or plan.model, device, dtype or plan.dtype, revision or plan.revision)
+    return fill(*loaded, plan, run.path, resume=True)
+
+
+def fill(
+    model, tokenizer, plan: "Plan", out: Path, *, resume: bool = False, overwrite: bool = False,
+    max_disk: int | None = None,
+) -> "Run":  # fmt: skip
+    """Carry out a plan: estimate first, progress meanwhile, the way on if it is cut off."""
+    from entropy_probe.capturing import carry_out
+    from entropy_probe.storage.estimate import estimate_bytes, words_for
+
+    width = model.config.get_text_config().hidden_size
+    size, free = estimate_bytes(plan, d_model=width), _free_space(out)
+    samples = f"{plan.samples} sample{'s' * (plan.samples != 1)}"
+    where = f"{words_for(free)} are free"
+    where += "" if size < free else ": they may not do, pass --max-disk or keep less"
+    note(f"{samples} in {out}: at most {words_for(size)} on disk, {where}")
+    with resumable(out, plan.kind), progress("sample") as report:
+        return carry_out(
+            model, tokenizer, plan, out, resume=resume, overwrite=overwrite, max_disk=max_disk,
+            progress=report,
+        )  # fmt: skip
+
+
+def resume_command(out: Path, kind: str) -> str:
+    """Give the command that goes on with a run."""
+    verb = "capture" if kind == "sample" else "score"
+    return f"probe {verb} --resume -o {shlex.quote(str(out))}"
+
+
+@contextmanager
+def resumable(out: Path, kind: str) -> Iterator[None]:
+    """Turn what cuts a run off into how many chunks are safe and the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _cut_off("interrupted", "interrupted", "", out, kind) from error
+    except DiskFull as error:
+        raise _cut_off("run", error.what, error.why, out, kind, error.fix) from error
+    except RunError:
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        told = explain(error)
+        raise _cut_off(told.kind, told.what, told.why, out, kind, told.fix) from error
+
+
+def _cut_off(kind: str, what: str, why: str, out: Path, plan: str, fix: str = "") -> Failure:
+    """Say what a run that was cut off has left."""
+    from entropy_probe.storage.manifest import read_manifest
+    from entropy_probe.storage.parts import committed_chunks
+
+    try:
+        planned = read_manifest(out).plan
+    except RunError:
+        return Failure(kind, what, why or "nothing was saved", fix or "run it again")
+    saved = len(committed_chunks(out))
+    if saved and kind != "interrupted":
+        kind = "partial"
+    chunks = planned.chunks if planned else saved
+    safe = f"{saved} of {chunks} chunks are saved and whole in {str(out)!r}"
+    on = f"go on with: {resume_command(out, plan)}"
+    return Failure(kind, what, f"{why}; {safe}" if why else safe, on)
+
+
+def conclude(run: "Run") -> None:
+    """Say what a run holds, and write its path."""
+    from entropy_probe.storage.run import open_run
+
+    run = open_run(run.path)
+    samples = run.samples()
+    tokens = sum(samples["length"].to_pylist()) - sum(samples["prompt_length"].to_pylist())
+    rewards = [r for r in samples["reward"].to_pylist() if r is not None and r == r]
+    reward = sum(rewards) / len(rewards) if rewards else None
+    words = "" if reward is None else f", mean reward {reward:.3g}"
+    note(f"{len(run)} samples, {tokens} tokens{words}")
+    note(f"next: probe report {shlex.quote(str(run.path))}")
+    values = {
+        "run": str(run.path), "status": run.manifest.status, "samples": len(run),
+        "tokens": tokens, "mean_reward": reward,
+    }  # fmt: skip
+    write_path(run.path, values)
+
+
+def _free_space(out: Path) -> int:
+    """Give the free bytes where a folder is or will be."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free

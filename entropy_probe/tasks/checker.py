@@ -95,16 +95,18 @@ class _Orders:
     def __init__(self, steps: tuple[Step, ...]) -> None:
         self.steps, self.taken, self.swapped = steps, 0, False
 
-    def take(self, step: Step) -> str | None:
-        """Move on by one step; give the error, None if the step may stand here."""
+    def take(self, step: Step) -> Step | None:
+        """Move on by one step; give the one that is right here, None after the last.
+
+        Where two are right, it is the given one if it is one of them.
+        """
         place, self.taken = self.taken, self.taken + 1
         if place >= len(self.steps):
-            return "extra"
+            return None
         if place % 2:
-            expected = self.steps[place - 1 if self.swapped else place]
-            return None if step == expected else "operand"
+            return self.steps[place - 1 if self.swapped else place]
         self.swapped = may_swap(self.steps, place) and step == self.steps[place + 1]
-        return None if self.swapped or step == self.steps[place] else "operand"
+        return self.steps[place + 1 if self.swapped else place]
 
 
 def may_swap(steps: tuple[Step, ...], place: int) -> bool:
@@ -114,14 +116,12 @@ def may_swap(steps: tuple[Step, ...], place: int) -> bool:
 
 def _written(statement: Statement, value: int, orders: _Orders) -> Finding:
     """Judge a statement that writes its steps out."""
-    for step, at in zip(statement.steps, statement.at, strict=True):
-        place = orders.taken
-        error = orders.take(step)
-        if error == "extra":
-            return Finding("step", error, at)
-        if error:
-            wrong_operand = step.operation == orders.steps[place].operation
-            return Finding("step", error, at + 1 if wrong_operand else at)
+    rights = [orders.take(step) for step in statement.steps]
+    for step, right, at in zip(statement.steps, rights, statement.at, strict=True):
+        if right is None:
+            return Finding("step", "extra", at)
+        if step != right:
+            return Finding("step", "operand", at + (step.operation == right.operation))
     return _result(statement, value, statement.steps)
 
 

@@ -1,0 +1,90 @@
+"""Chunks on a real Ray cluster of two nodes, one of which is killed while it computes."""
+
+import os
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from entropy_probe.capturing import run_chunk
+from entropy_probe.models import LoadError, load
+from entropy_probe.ray_pool import RayPool
+from entropy_probe.storage.errors import RunError
+
+pytestmark = pytest.mark.slow
+
+ARGUMENTS = {
+    "n": 2, "max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
+    "residual_layers": [1], "residual_positions": "forks", "alternatives": 3, "seed": 3,
+    "batch_size": 8, "stop": [], "fraction": 0.2,
+}  # fmt: skip
+PROMPTS = [f"w{i} w{i + 1} " for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def ray():
+    if os.environ.get("PROBE_REQUIRE_RAY") != "1":
+        pytest.importorskip("ray", reason="the ray extra is not installed")
+    import ray
+
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def assert_equal(one, other):
+    for name in ("tokens", "valid", "entropy", "logprobs", "ranks", "captured", "controls"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert torch.equal(one.alternatives.logprobs, other.alternatives.logprobs)
+    assert torch.equal(one.residuals[1], other.residuals[1])
+
+
+def test_a_killed_node_loses_nothing_and_changes_no_bit(folder, ray):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    second = cluster.add_node(num_cpus=1)
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        model, tokenizer = load(folder)
+        found = {}
+        with RayPool("auto", {"reference": str(folder)}, threads=1) as pool:
+            plan = pool.call("plan_samples", PROMPTS, ARGUMENTS, {"chunk_prompts": 2})
+            assert pool.actors == 2
+            for index, rows in pool.chunks(plan, range(plan.chunks)):
+                found[index] = rows
+                if len(found) == plan.chunks // 2:
+                    cluster.remove_node(second, allow_graceful=False)
+            assert pool.deaths >= 1
+        assert sorted(found) == list(range(20))
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for index, rows in found.items():
+            assert_equal(rows, run_chunk(model, tokenizer, plan, index))
+        torch.set_num_threads(before)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_errors_of_the_library_come_back_as_they_are(folder):
+    with RayPool("local", {"reference": str(folder)}, threads=1, actors=1) as pool:
+        with pytest.raises(ValueError, match="layer 9 is out of range"):
+            pool.call("plan_samples", PROMPTS, ARGUMENTS | {"residual_layers": [9]}, {})
+    with RayPool("local", {"reference": str(folder / "gone")}, threads=1, actors=1) as pool:
+        with pytest.raises(LoadError) as caught:
+            pool.call("describe")
+    assert caught.value.fix
+
+
+def test_no_cluster_there_says_how_to_start_one():
+    with pytest.raises(RunError, match="ray start --head"):
+        RayPool("127.0.0.1:1", {"reference": "nothing"}, threads=1)

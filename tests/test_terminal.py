@@ -180,3 +180,15 @@ def test_empty_and_cut_records_say_so():
     text = " ".join(terminal_heatmap(record, color=False, width=80, max_tokens=60).split())
     assert "Only 52 of 78 tokens are drawn: rollouts 1 to 2 (1 of 3 rollouts left out)" in text
     assert "start" in text
+
+
+def test_one_row_is_printed_whole_with_the_forks_of_the_record():
+    record = record_of([b"t%d" % i for i in range(25)], rows=3)
+    whole = terminal_heatmap(record, color=False, width=80).splitlines()
+    lines = terminal_heatmap(record, color=False, width=80, row=1, max_tokens=3).splitlines()
+    (start,) = (i for i, line in enumerate(whole) if line.startswith("── rollout 1.2"))
+    (end,) = (i for i, line in enumerate(whole) if line.startswith("── rollout 1.3"))
+    at = lines.index(whole[start])
+    assert lines[at : at + end - start] == whole[start:end]
+    assert not any("rollout 1.1" in line or "are drawn" in line for line in lines)
+    assert all("[1.2:" in line for line in lines if re.search(r"\[\d\.\d:\d+\]$", line))

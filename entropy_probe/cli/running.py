@@ -123,7 +123,7 @@ def fill(
     max_disk: int | None = None,
 ) -> "Run":  # fmt: skip
     """Carry out a plan: estimate first, progress meanwhile, the way on if it is cut off."""
-    from entropy_probe.capturing import carry_out
+    from entropy_probe.filling import carry_out
     from entropy_probe.storage.estimate import estimate_bytes, words_for
 
     width = model.config.get_text_config().hidden_size

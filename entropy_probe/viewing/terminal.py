@@ -31,6 +31,7 @@ def terminal_heatmap(
     width: int | None = None,
     top: int = 10,
     max_tokens: int = TERMINAL_TOKENS,
+    row: int | None = None,
 ) -> str:
     """Give the tokens as text for a terminal, forks underlined or bracketed, then the top forks.
 
@@ -42,22 +43,24 @@ def terminal_heatmap(
         width: columns to fill; None asks the terminal.
         top: how many of the most uncertain forks are listed.
         max_tokens: how many tokens are printed at most.
+        row: the one row to print, whole; the forks are still those of the record.
     """
     color = _wants_color() if color is None else color
     width = max(20, shutil.get_terminal_size((100, 24)).columns if width is None else width)
     marks = mark_forks(rollouts, fraction=fraction, scope=scope)
     drawn = drawn_lengths(rollouts, max_tokens)
+    spans = dict(enumerate(drawn)) if row is None else {row: int(rollouts.lengths[row])}
     out = [_clip(visible_text(rollouts.provenance.model), width)]
     out += _wrap(marks.sentence(), width)
     strips = []
-    for row, length in enumerate(drawn):
-        strip = cut_strip(rollouts, marks, row, 0, length)
+    for each, length in spans.items():
+        strip = cut_strip(rollouts, marks, each, 0, length)
         strips.append(strip)
-        out += ["", *_wrap(_heading(rollouts, row, strip), width)]
+        out += ["", *_wrap(_heading(rollouts, each, strip), width)]
         out += _tokens(rollouts, strip, color, width)
     if not drawn:
         out += ["", "The record is empty: it has no rollouts to draw."]
-    cut = cut_words(rollouts, drawn)
+    cut = cut_words(rollouts, drawn) if row is None else None
     out += ["", *(_wrap(cut, width) if cut else []), *_wrap(_legend(color), width, color=color)]
     table = fork_table(rollouts, strips)[:top]
     if table:

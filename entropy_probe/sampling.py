@@ -12,6 +12,7 @@ from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
 from .keeping import POSITIONS, StateKeeper
 from .models.fingerprint import library_versions, model_name, model_revision, weights_fingerprint
 from .models.prompts import encode_prompts, stop_ids
+from .models.unembedding import unembedding
 from .models.vocabulary import special_ids, token_bytes
 from .rollout import Alternatives, Provenance, Rollouts
 
@@ -137,7 +138,7 @@ def sample(
     ends, texts = stop_ids(model, tokenizer, stop)
     layers = resolve_layers(residual_layers, len(find_blocks(model))) if residual_layers else []
     layers = [] if residual_positions == "none" else layers
-    _at_most_vocabulary(model, alternatives)
+    at_most_vocabulary(model, alternatives)
     traces = Traces.empty(len(encoded) * n, max(limits), alternatives, model.device)
     keeper = StateKeeper(
         layers, residual_positions, fraction=fraction, most_tokens=sum(limits) * n, seed=seed,
@@ -262,8 +263,9 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 
-def _at_most_vocabulary(model, alternatives: int) -> None:
-    vocab = model.get_output_embeddings().weight.shape[0]
+def at_most_vocabulary(model, alternatives: int) -> None:
+    """Raise where more alternatives are asked for than there are tokens."""
+    vocab = unembedding(model).weight.shape[0]
     if alternatives > vocab:
         raise ValueError(
             f"alternatives must be at most {vocab} (the vocabulary), got {alternatives}"

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from .entropy import TokenStats, token_stats
 from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
-from .keeping import POSITIONS, StateKeeper
+from .keeping import StateKeeper
 from .models.unembedding import Unembedding, check_unembedding, final_states, unembedding
 from .models.vocabulary import special_ids, token_bytes
 from .rollout import Alternatives, Rollouts
-from .sampling import base_provenance
+from .sampling import Sampling, at_most_vocabulary, base_provenance
 
 
 def score(
@@ -65,8 +65,13 @@ def score(
     >>> score(model, tokenizer, ids, torch.tensor([[False, True, True]])).entropy.shape
     torch.Size([1, 3])
     """
+    # Checked as `sample` checks them: it takes the same options.
+    Sampling(
+        1, 1, temperature, 1.0, 0, alternatives, seed, batch_size, residual_positions, fraction
+    )
+    at_most_vocabulary(model, alternatives)
     head = unembedding(model)
-    tokens, valid = _checked(model, head, tokens, valid, residual_positions)
+    tokens, valid, prompt_lengths = _checked(model, head, tokens, valid, prompt_lengths, groups)
     layers = resolve_layers(residual_layers, len(find_blocks(model))) if residual_layers else []
     layers = [] if residual_positions == "none" else layers
     keeper = StateKeeper(
@@ -76,12 +81,13 @@ def score(
     stats = _empty_stats(tokens.shape, alternatives)
     reading = read_residuals(model, layers) if layers else nullcontext()
     with torch.no_grad(), evaluating(model):
-        if len(tokens):
-            check_unembedding(
-                model, head, tokens[:1, : max(1, int(_ends(valid)[0]))][:, :8].to(model.device)
-            )
+        batches = _by_length(valid, batch_size)
+        if batches:
+            longest = batches[0][:1]
+            ids = tokens[longest, : int(_ends(valid)[longest])][:, :8]
+            check_unembedding(model, head, ids.to(model.device))
         with reading as reader:
-            for rows in _by_length(valid, batch_size):
+            for rows in batches:
                 _score_rows(
                     model, head, tokens, valid, rows, stats, keeper, reader,
                     temperature=temperature,
@@ -139,7 +145,7 @@ def _record(
     stats: TokenStats,
     keeper: StateKeeper,
     *,
-    prompt_lengths: Tensor | Sequence[int] | None,
+    prompt_lengths: Tensor,
     groups: Tensor | Sequence[int] | None,
     temperature: float,
     seed: int,
@@ -148,11 +154,6 @@ def _record(
     captured, controls, residuals = torch.zeros_like(valid), torch.zeros_like(valid), {}
     if keeper.layers:
         captured, controls, residuals = keeper.finish(stats.entropy, valid)
-    if prompt_lengths is None:
-        prompt_lengths = torch.where(valid.any(dim=1), valid.int().argmax(dim=1), _ends(valid))
-    prompt_lengths = torch.as_tensor(prompt_lengths).long()
-    ends = torch.maximum(_ends(valid), prompt_lengths)
-    tokens = tokens.where(torch.arange(tokens.shape[1])[None, :] < ends[:, None], 0)
     if groups is None:
         groups = _group_by_prompt(tokens, prompt_lengths)
     seen = set(tokens.unique().tolist()) | set(stats.alternative_ids.unique().tolist())
@@ -181,11 +182,14 @@ def _record(
 
 
 def _checked(
-    model, head: Unembedding, tokens: Tensor, valid: Tensor, positions: str
-) -> tuple[Tensor, Tensor]:
-    """Give the inputs on the CPU, or say what is wrong with them."""
-    if positions not in POSITIONS:
-        raise ValueError(f"residual_positions must be one of {POSITIONS}, got {positions!r}")
+    model,
+    head: Unembedding,
+    tokens: Tensor,
+    valid: Tensor,
+    prompt_lengths: Tensor | Sequence[int] | None,
+    groups: Tensor | Sequence[int] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give rows, mask and prompt lengths on the CPU, or say what is wrong with them."""
     if valid.dtype != torch.bool:
         raise ValueError(f"valid must be a bool mask, got {valid.dtype}: pass valid.bool()")
     if tokens.dim() != 2 or tokens.shape != valid.shape:
@@ -193,24 +197,41 @@ def _checked(
             f"tokens and valid must both be [batch seq], got {tuple(tokens.shape)} and "
             f"{tuple(valid.shape)}"
         )
+    for name, given in (("prompt_lengths", prompt_lengths), ("groups", groups)):
+        if given is not None and len(given) != len(tokens):
+            raise ValueError(f"{name} must have one number a row, {len(tokens)}, got {len(given)}")
     tokens, valid = tokens.cpu().long(), valid.cpu()
     if tokens.shape[1] and bool(valid[:, 0].any()):
         raise ValueError(
             "position 0 is valid in some row, but nothing produced the first token: prepend the "
             "beginning-of-text token, or leave it out of valid"
         )
-    inside = torch.arange(tokens.shape[1])[None, :] < _ends(valid)[:, None]
-    used, vocab = tokens[inside], head.weight.shape[0]
-    if used.numel() and (int(used.max()) >= vocab or int(used.min()) < 0):
+    if prompt_lengths is None:
+        prompt_lengths = torch.where(valid.any(dim=1), _first(valid), _ends(valid))
+    prompt_lengths = torch.as_tensor(prompt_lengths).cpu().long()
+    if bool(((prompt_lengths < 0) | (prompt_lengths > tokens.shape[1])).any()):
         raise ValueError(
-            f"token ids must be 0 to {vocab - 1}, got {int(used.min())} to {int(used.max())}: "
+            f"prompt_lengths must be 0 to {tokens.shape[1]}, the width of tokens, got "
+            f"{prompt_lengths.tolist()}"
+        )
+    ends = torch.maximum(_ends(valid), prompt_lengths)
+    tokens = tokens.where(torch.arange(tokens.shape[1])[None, :] < ends[:, None], 0)
+    vocab = head.weight.shape[0]
+    if tokens.numel() and (int(tokens.max()) >= vocab or int(tokens.min()) < 0):
+        raise ValueError(
+            f"token ids must be 0 to {vocab - 1}, got {int(tokens.min())} to {int(tokens.max())}: "
             "were they made by another tokenizer?"
         )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = int(_ends(valid).max()) if len(tokens) else 0
     if context is not None and longest > context:
         raise ValueError(f"a row has {longest} tokens, but the model's context is {context}")
-    return tokens, valid
+    return tokens, valid, prompt_lengths
+
+
+def _first(valid: Tensor) -> Tensor:
+    """Give where each row's first valid token is."""
+    return valid.int().argmax(dim=1) if valid.shape[1] else valid.sum(dim=1)
 
 
 def _ends(valid: Tensor) -> Tensor:
@@ -221,8 +242,6 @@ def _ends(valid: Tensor) -> Tensor:
 
 def _by_length(valid: Tensor, batch_size: int) -> list[Tensor]:
     """Batch rows of like length together, rows without valid tokens left out."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     ends = _ends(valid)
     order = ends.argsort(descending=True, stable=True)
     order = order[: int((ends > 0).sum())]

@@ -35,7 +35,7 @@ class _Worker:
 
     def describe(self) -> tuple[int, dict[str, Any]]:
         """Give the residual stream's width and the hardware."""
-        from .capturing import hardware_of
+        from .computing import hardware_of
 
         return self.model.config.get_text_config().hidden_size, hardware_of(self.model)
 
@@ -53,7 +53,7 @@ class _Worker:
 
     def run_chunk(self, plan: "Plan", index: int) -> "Rollouts":
         """Compute a chunk."""
-        from .capturing import run_chunk
+        from .computing import run_chunk
 
         return run_chunk(self.model, self.tokenizer, plan, index)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .capturing import Progress, carry_out
+from .filling import Progress, carry_out
 from .planning import plan_scores
 from .retokenizing import rows_to_score
 from .rollout import Rollouts

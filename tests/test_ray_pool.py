@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from entropy_probe.capturing import run_chunk
+from entropy_probe.computing import run_chunk
 from entropy_probe.models import LoadError, load
 from entropy_probe.ray_pool import RayPool
 from entropy_probe.storage.errors import RunError

@@ -128,10 +128,9 @@ def fill(
 
     width = model.config.get_text_config().hidden_size
     size, free = estimate_bytes(plan, d_model=width), _free_space(out)
-    samples = f"{plan.samples} sample{'s' * (plan.samples != 1)}"
     where = f"{words_for(free)} are free"
     where += "" if size < free else ": they may not do, pass --max-disk or keep less"
-    note(f"{samples} in {out}: at most {words_for(size)} on disk, {where}")
+    note(f"{counted(plan.samples, 'sample')} in {out}: at most {words_for(size)} on disk, {where}")
     with resumable(out, plan.kind), progress("sample") as report:
         return carry_out(
             model, tokenizer, plan, out, resume=resume, overwrite=overwrite, max_disk=max_disk,
@@ -189,13 +188,18 @@ def conclude(run: "Run") -> None:
     rewards = [r for r in samples["reward"].to_pylist() if r is not None and r == r]
     reward = sum(rewards) / len(rewards) if rewards else None
     words = "" if reward is None else f", mean reward {reward:.3g}"
-    note(f"{len(run)} samples, {tokens} tokens{words}")
+    note(f"{counted(len(run), 'sample')}, {counted(tokens, 'token')}{words}")
     note(f"next: probe report {shlex.quote(str(run.path))}")
     values = {
         "run": str(run.path), "status": run.manifest.status, "samples": len(run),
         "tokens": tokens, "mean_reward": reward,
     }  # fmt: skip
     write_path(run.path, values)
+
+
+def counted(count: int, noun: str) -> str:
+    """Give a number of things."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _free_space(out: Path) -> int:

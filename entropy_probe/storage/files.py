@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +12,25 @@ TEMPORARY = ".tmp-"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Give a temporary path in the same folder, which becomes ``path`` if the body succeeds.
 
     The content is on disk before the name changes, and the name before this returns. Whatever
     goes wrong, the temporary file is removed and ``path`` is as it was.
+
+    Args:
+        path: the file.
+        exclusive: raise FileExistsError if there is one already, whoever wrote it and when.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
+    temporary = path.with_name(f".{path.name}{TEMPORARY}{secrets.token_hex(4)}")
     try:
         yield temporary
         _flush(temporary, os.O_RDONLY)
-        temporary.replace(path)
+        if exclusive:
+            os.link(temporary, path)
+        else:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent, os.O_RDONLY)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NotARun, RunError
-from .files import remove_leftovers, replacing
+from .files import replacing
 from .plan import Plan
 
 SCHEMA_VERSION = 1
@@ -67,8 +67,8 @@ def read_manifest(path: Path) -> Manifest:
         raise _damaged(file, f"its content makes no sense ({error})") from None
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a run directory's `run.json`, in one step."""
+def write_manifest(path: Path, manifest: Manifest, *, exclusive: bool = False) -> None:
+    """Write a run directory's `run.json`, in one step; see `replacing`."""
     values = {"schema_version": SCHEMA_VERSION} | {
         name: getattr(manifest, name)
         for name in ("status", "created", "libraries", "hardware", "provenance")
@@ -77,8 +77,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     # A line a key; ASCII, so that prompts with lone surrogates survive too.
     lines = (f" {json.dumps(k)}: {_json(v)}" for k, v in values.items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    remove_leftovers(path / MANIFEST)
-    with replacing(path / MANIFEST) as temporary:
+    with replacing(path / MANIFEST, exclusive=exclusive) as temporary:
         temporary.write_text(text, encoding="ascii")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from entropy_probe.rollout import Rollouts
 from .chunks import is_intact, write_chunk
 from .chunks import remove_chunk as _remove_chunk
 from .errors import DiskFull, NotARun, RunConflict, RunError
-from .files import TEMPORARY, is_full
+from .files import TEMPORARY, is_full, remove_leftovers
 from .manifest import COMPLETE, MANIFEST, RUNNING, Manifest, write_manifest
 from .parts import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks
 from .plan import Plan
@@ -88,6 +89,7 @@ def begin(
     out: Path, plan: Plan, *, libraries: Mapping[str, str], hardware: Mapping[str, Any]
 ) -> Run:
     """Write `run.json` of a new run, after removing the chunks of one that was there."""
+    remove_leftovers(out / MANIFEST)
     for index in committed_chunks(out):
         _remove_chunk(out, index)
     for name in (SAMPLES, TOKENS, ACTIVATIONS):
@@ -105,8 +107,26 @@ def begin(
     return open_run(out)
 
 
+def join(
+    out: Path, plan: Plan, *, libraries: Mapping[str, str], hardware: Mapping[str, Any]
+) -> Run:
+    """Begin a run, or give the one that another process began, perhaps at the same moment.
+
+    Raises:
+        RunError: something that is no run, or a damaged one, is there.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = Manifest(created, libraries, hardware, plan)
+    for name in (SAMPLES, TOKENS):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        with_space(out, 0, plan.chunks, lambda: write_manifest(out, manifest, exclusive=True))
+    return open_run(out)
+
+
 def drop_damaged(run: Run) -> Run:
     """Remove chunks whose files do not open, so that they are computed again."""
+    remove_leftovers(run.path / MANIFEST)
     damaged = [index for index in run.chunks if not is_intact(run.path, index)]
     for index in damaged:
         _remove_chunk(run.path, index)

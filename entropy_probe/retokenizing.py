@@ -13,6 +13,10 @@ from .rollout import Rollouts
 from .storage.run import Run
 
 
+KEPT = "its token ids"
+"""Says that rows have the source's token ids."""
+
+
 @dataclass(frozen=True)
 class Given:
     """What is to be scored."""
@@ -63,18 +67,21 @@ def _rows_of_run(tokenizer, run: Run) -> Given:
         for line in lines
     ]
     about = run.provenance
-    if about is not None and about.source == "text":
-        rows = [
-            _row_of_text(tokenizer, line, problem["facts"])
-            for line, problem in zip(lines, problems, strict=True)
-        ]
-        how = "text, tokenized here"
-    else:
+    if about is None or about.source != "text":
         rows, how = _rows_of_record(tokenizer, run.rollouts(residuals=False))
+    else:
+        rows, how = [_row_of_text(tokenizer, line) for line in lines], "text, tokenized here"
+    if how != KEPT:
+        # What a chat template makes of the messages is nearer to what the model saw.
+        said = [problem["facts"].get("messages") for problem in problems]
+        rows = [
+            row if messages is None else _row_of_messages(tokenizer, line, *messages)
+            for row, line, messages in zip(rows, lines, said, strict=True)
+        ]
     known = any(line["problem"] is not None or line["facts"] is not None for line in lines)
     return Given(
         rows,
-        f"{run.path}: {about.model}, {how}",
+        f"{run.path} ({about.origin or about.model}): {how}",
         about.entropy_temperature,
         task=run.plan.task if run.plan else None,
         problems=problems if known else (),
@@ -87,7 +94,7 @@ def _rows_of_record(tokenizer, rollouts: Rollouts) -> tuple[list[dict[str, Any]]
     used = {token for row in rows for token in row["tokens"]}
     pieces = {i: rollouts.pieces[i] for i in used if i in rollouts.pieces}
     if token_bytes(tokenizer, pieces) == pieces:
-        return rows, "its token ids"
+        return rows, KEPT
     names = set(token_bytes(tokenizer, special_ids(tokenizer)).values())
     out = []
     for i, row in enumerate(rows):
@@ -104,10 +111,8 @@ def _rows_of_record(tokenizer, rollouts: Rollouts) -> tuple[list[dict[str, Any]]
     return out, "text, tokenized anew for another vocabulary"
 
 
-def _row_of_text(tokenizer, line: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the row of a sample that is text only; messages go through the chat template."""
-    if "messages" in facts:
-        return _row_of_messages(tokenizer, line, *facts["messages"])
+def _row_of_text(tokenizer, line: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a sample that is text only."""
     prompt = _encode(tokenizer, line["prompt"] or "")
     completion = _encode(tokenizer, line["completion"] or "", more=True)
     return _row(prompt, completion, line["group"], line["reward"])

@@ -24,9 +24,10 @@ class Alternatives:
     """The most probable next tokens at each position, best first."""
 
     ids: Int[Tensor, "batch seq k"]
-    """Token ids, most probable first; 0 outside ``valid``."""
+    """Token ids, most probable first; 0 outside ``valid``, -1 where fewer are known."""
     logprobs: Float[Tensor, "batch seq k"]
-    """Their log-probabilities in nats, on the entropy's basis; 0 outside ``valid``."""
+    """Their log-probabilities in nats, on the entropy's basis; 0 outside ``valid``, -inf where
+    fewer are known."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Rollouts:
     logprobs: Float[Tensor, "batch seq"]
     """Log-probability in nats of the token itself."""
     ranks: Int[Tensor, "batch seq"]
-    """Tokens that were more probable than this one: 0 for the most probable."""
+    """Tokens that were more probable than this one: 0 for the most probable, -1 if unknown."""
     alternatives: Alternatives
     """The most probable tokens at each position."""
     provenance: Provenance

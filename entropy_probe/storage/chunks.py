@@ -1,6 +1,5 @@
 """One chunk of a run on disk: its parts written, committed by the last rename, and read back."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from entropy_probe.rollout import Rollouts
+from entropy_probe.rollout import Provenance, Rollouts
 
 from .errors import RunError
 from .files import remove_leftovers, replacing
 from .parts import parts
-from .tables import METADATA, index_table, rollouts_from_tables, samples_table, tokens_table
+from .samples import about_of, samples_table, texts_table
+from .tables import index_table, no_tokens, rollouts_from_tables, tokens_table
 
 # Lines a row group: small enough that reading one sample skips most of a chunk.
 _ROW_GROUP = 16384
+
+# What reading raises where a file opens but does not hold what it should.
+_NONSENSE = (LookupError, ValueError, TypeError, RuntimeError)
 
 
 def write_chunk(
@@ -33,7 +36,7 @@ def write_chunk(
     first: int,
     problems: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a chunk; it exists from the moment at which its samples part does.
+    """Write a chunk; it exists from the moment when its samples part does.
 
     Args:
         path: the run directory.
@@ -57,6 +60,30 @@ def write_chunk(
     )
 
 
+def write_texts(
+    path: Path,
+    index: int,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    first: int,
+    provenance: Provenance,
+) -> None:
+    """Write a chunk of samples of which only the texts are known.
+
+    Args:
+        path: the run directory.
+        index: which chunk.
+        rows: prompt, completion, group, reward and facts of each sample.
+        first: number of its first row in the whole run.
+        provenance: where they come from.
+    """
+    files = parts(path, index)
+    _write_table(files["tokens"], no_tokens())
+    _write_table(
+        files["samples"], texts_table(rows, first=first, chunk=index, provenance=provenance)
+    )
+
+
 def remove_chunk(path: Path, index: int) -> None:
     """Remove a chunk, what commits it first."""
     for file in reversed(parts(path, index).values()):
@@ -65,16 +92,12 @@ def remove_chunk(path: Path, index: int) -> None:
 
 
 def is_intact(path: Path, index: int) -> bool:
-    """Tell whether a chunk's files open and are as long as their own headers say."""
+    """Tell whether a chunk can be read: its tables whole, its states as long as they should be."""
     try:
-        about = read_about(path, index)
-        files = parts(path, index)
-        pq.read_metadata(files["tokens"])
-        if about["layers"]:
-            pq.read_metadata(files["index"])
-            with safe_open(files["states"], "pt") as states:
-                states.keys()
-    except (RunError, OSError, pa.ArrowInvalid, SafetensorError):
+        samples = read_samples(path, index, ["sample"])["sample"].to_pylist()
+        read_chunk(path, index, samples, residuals=False)
+        _read_states(path, index, pa.array([], pa.int64()))
+    except RunError:
         return False
     return True
 
@@ -83,13 +106,17 @@ def read_about(path: Path, index: int) -> dict[str, Any]:
     """Read what a chunk says of itself: provenance, layers, number of alternatives."""
     file = parts(path, index)["samples"]
     with _explaining(file):
-        schema = pq.read_schema(file)
-        return json.loads(schema.metadata[METADATA])
+        return about_of(pq.read_schema(file))
 
 
 def read_samples(path: Path, index: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a chunk's line of each sample."""
     return _read_table(parts(path, index)["samples"], columns=columns)
+
+
+def read_tokens(path: Path, index: int) -> pa.Table:
+    """Read a chunk's line of each token."""
+    return _read_table(parts(path, index)["tokens"])
 
 
 def read_chunk(
@@ -112,6 +139,8 @@ def read_chunk(
         tokens = tokens.filter(pc.is_in(tokens["sample"], wanted))
     states = _read_states(path, index, wanted) if residuals else {}
     with _explaining(parts(path, index)["tokens"]):
+        if about_of(table.schema)["provenance"]["source"] == "text":
+            raise _text_only(path)
         return rollouts_from_tables(table, tokens, states)
 
 
@@ -138,14 +167,27 @@ def _read_states(path: Path, index: int, wanted: pa.Array) -> dict[int, Tensor]:
         return found
 
 
+def _text_only(path: Path) -> RunError:
+    return RunError(
+        f"{str(path)!r} holds texts only: no tokens and no entropies",
+        "it was imported from a file without them",
+        f"compute them: probe score {path} --model MODEL -o OUT",
+    )
+
+
 def _write_table(file: Path, table: pa.Table) -> None:
     with replacing(file) as temporary, temporary.open("wb") as handle:
-        pq.write_table(table, handle, compression="zstd", row_group_size=_ROW_GROUP)
+        pq.write_table(
+            table, handle, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True
+        )
 
 
 def _read_table(file: Path, *, columns=None, filters=None) -> pa.Table:
     with _explaining(file):
-        return pq.read_table(file, columns=columns, filters=filters, partitioning=None)
+        return pq.read_table(
+            file, columns=columns, filters=filters, partitioning=None,
+            page_checksum_verification=True,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -155,7 +197,7 @@ def _explaining(file: Path) -> Iterator[None]:
         yield
     except RunError:
         raise
-    except (OSError, pa.ArrowException, SafetensorError, LookupError, ValueError) as error:
+    except (OSError, pa.ArrowException, SafetensorError, *_NONSENSE) as error:
         first = str(error).splitlines()[0] if str(error) else "empty"
         raise RunError(
             f"{str(file)!r} cannot be read",

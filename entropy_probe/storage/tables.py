@@ -1,34 +1,20 @@
-"""Rows of a record as Arrow tables and back, bit for bit: one line a sample, one line a token."""
+"""Rows of a record as Arrow tables and back, bit for bit: one line a token, one a state."""
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from entropy_probe.rollout import Alternatives, Provenance, Rollouts
 
-METADATA = b"entropy_probe"
-"""Key of the JSON that each samples part carries: provenance, special ids, layers."""
+from .samples import about_of
 
-_SAMPLES = pa.schema(
-    [
-        ("sample", pa.int64()),
-        ("group", pa.int64()),
-        ("chunk", pa.int32()),
-        ("prompt", pa.string()),
-        ("completion", pa.string()),
-        ("prompt_length", pa.int32()),
-        ("length", pa.int32()),
-        ("reward", pa.float32()),
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("facts", pa.string()),
-    ]
-)
+_UNKNOWN = -1  # what a record holds where a file says null: a rank that nobody told
+
 _TOKENS = pa.schema(
     [
         ("sample", pa.int64()),
@@ -51,45 +37,9 @@ _TOKENS = pa.schema(
 )
 
 
-def samples_table(
-    rollouts: Rollouts,
-    *,
-    first: int,
-    chunk: int,
-    problems: Sequence[Mapping[str, Any]] = (),
-) -> pa.Table:
-    """Give one line a sample: its texts, lengths, reward and problem.
-
-    Args:
-        rollouts: the rows.
-        first: number of the first row in the whole run.
-        chunk: which chunk they are.
-        problems: id, answer and facts of each row's problem, where there is a task.
-    """
-    count = len(rollouts)
-    rewards = [None] * count if rollouts.rewards is None else rollouts.rewards.tolist()
-    columns = {
-        "sample": np.arange(first, first + count),
-        "group": rollouts.groups.numpy(),
-        "chunk": np.full(count, chunk, dtype=np.int32),
-        "prompt": [_prompt(rollouts, row) for row in range(count)],
-        "completion": [rollouts.completion(row) for row in range(count)],
-        "prompt_length": rollouts.prompt_lengths.int().numpy(),
-        "length": rollouts.lengths.int().numpy(),
-        "reward": pa.array(rewards, pa.float32()),
-        "problem": [p["id"] for p in problems] or [None] * count,
-        "answer": [p["answer"] for p in problems] or [None] * count,
-        "facts": [json.dumps(p["facts"]) for p in problems] or [None] * count,
-    }
-    about = {
-        "provenance": rollouts.provenance.to_dict(),
-        "special_ids": sorted(rollouts.special_ids),
-        "alternatives": rollouts.alternatives.ids.shape[2],
-        "layers": list(rollouts.residuals),
-        "rewarded": rollouts.rewards is not None,
-    }
-    schema = _SAMPLES.with_metadata({METADATA: json.dumps(about).encode()})
-    return pa.table({name: pa.array(v) for name, v in columns.items()}).cast(schema)
+def no_tokens() -> pa.Table:
+    """Give the tokens of samples of which only the texts are known: none."""
+    return _TOKENS.empty_table()
 
 
 def tokens_table(rollouts: Rollouts, *, first: int) -> pa.Table:
@@ -102,8 +52,10 @@ def tokens_table(rollouts: Rollouts, *, first: int) -> pa.Table:
     missing = (~valid).numpy()
     pieces = _bytes_of(rollouts.pieces, ids)
     special = np.array(sorted(rollouts.special_ids), dtype=np.int64)
-    alternatives = rollouts.alternatives
-    top_ids = alternatives.ids[at]
+    top_ids = rollouts.alternatives.ids[at]
+    # A position may lack alternatives: its list is shorter.
+    there = valid[:, None] & (top_ids >= 0)
+    listed = top_ids[there].numpy()
     columns = {
         "sample": (row + first).numpy(),
         "position": place.numpy(),
@@ -115,16 +67,16 @@ def tokens_table(rollouts: Rollouts, *, first: int) -> pa.Table:
         "is_prompt": (place < rollouts.prompt_lengths[row]).numpy(),
         "entropy": pa.array(rollouts.entropy[at].numpy(), mask=missing),
         "logprob": pa.array(rollouts.logprobs[at].numpy(), mask=missing),
-        "rank": pa.array(rollouts.ranks[at].numpy(), mask=missing),
+        "rank": pa.array(
+            rollouts.ranks[at].numpy(), mask=missing | (rollouts.ranks[at] < 0).numpy()
+        ),
         "captured": rollouts.captured[at].numpy(),
         "control": rollouts.controls[at].numpy(),
-        "top_ids": _lists(pa.array(top_ids[valid].flatten().numpy()), top_ids, valid),
+        "top_ids": _lists(pa.array(listed), there, valid),
         "top_logprobs": _lists(
-            pa.array(alternatives.logprobs[at][valid].flatten().numpy()), top_ids, valid
+            pa.array(rollouts.alternatives.logprobs[at][there].numpy()), there, valid
         ),
-        "top_bytes": _lists(
-            _bytes_of(rollouts.pieces, top_ids[valid].flatten().numpy()), top_ids, valid
-        ),
+        "top_bytes": _lists(_bytes_of(rollouts.pieces, listed), there, valid),
     }
     arrays = {n: v if isinstance(v, pa.Array) else pa.array(v) for n, v in columns.items()}
     return pa.table(arrays).cast(_TOKENS)
@@ -148,7 +100,7 @@ def rollouts_from_tables(
     samples: pa.Table, tokens: pa.Table, residuals: Mapping[int, Tensor]
 ) -> Rollouts:
     """Rebuild the record of some samples from their lines, in the order of ``samples``."""
-    about = json.loads(samples.schema.metadata[METADATA])
+    about = about_of(samples.schema)
     names = samples["sample"].to_numpy()
     lengths = samples["length"].to_numpy()
     order = np.argsort(names, kind="stable")
@@ -158,17 +110,23 @@ def rollouts_from_tables(
     shape = (len(names), int(lengths.max(initial=0)))
     valid = torch.from_numpy(tokens["valid"].to_numpy().copy())
     known = (row[valid], place[valid])
+    described = tokens.filter(tokens["valid"])
 
     def placed(name: str, dtype: torch.dtype, at: tuple[Tensor, Tensor]) -> Tensor:
         out = torch.zeros(shape, dtype=dtype)
-        values = tokens[name].drop_null().to_numpy().copy()
-        out[at] = torch.from_numpy(values).to(dtype)
+        column = (described if at is known else tokens)[name]
+        column = column.fill_null(_UNKNOWN) if name == "rank" else column
+        out[at] = torch.from_numpy(column.to_numpy().copy()).to(dtype)
         return out
 
-    def listed(name: str, dtype: torch.dtype) -> Tensor:
+    def listed(name: str, dtype: torch.dtype, absent: float) -> Tensor:
+        counts = torch.from_numpy(pc.list_value_length(described[name]).to_numpy().copy()).long()
+        which = torch.arange(len(counts)).repeat_interleave(counts)
+        slot = torch.arange(len(which)) - (counts.cumsum(0) - counts)[which]
         out = torch.zeros(*shape, about["alternatives"], dtype=dtype)
-        values = _flat(tokens[name]).to_numpy(zero_copy_only=False).copy()
-        out[known] = torch.from_numpy(values).to(dtype).view(len(known[0]), -1)
+        out[known] = absent
+        values = torch.from_numpy(_flat(described[name]).to_numpy(zero_copy_only=False).copy())
+        out[known[0][which], known[1][which], slot] = values.to(dtype)
         return out
 
     rewards = samples["reward"].to_numpy().copy() if about["rewarded"] else None
@@ -181,7 +139,7 @@ def rollouts_from_tables(
         logprobs=placed("logprob", torch.float32, known),
         ranks=placed("rank", torch.int32, known),
         alternatives=Alternatives(
-            listed("top_ids", torch.int32), listed("top_logprobs", torch.float32)
+            listed("top_ids", torch.int32, -1), listed("top_logprobs", torch.float32, -math.inf)
         ),
         provenance=Provenance.from_dict(about["provenance"]),
         captured=placed("captured", torch.bool, (row, place)),
@@ -193,15 +151,10 @@ def rollouts_from_tables(
     )
 
 
-def _prompt(rollouts: Rollouts, row: int) -> str:
-    ids = rollouts.tokens[row, : int(rollouts.prompt_lengths[row])].tolist()
-    return b"".join(rollouts.pieces.get(i, b"") for i in ids).decode("utf-8", "replace")
-
-
 def _bytes_of(pieces: Mapping[int, bytes], ids: np.ndarray) -> pa.Array:
-    """Give the bytes of each token id."""
+    """Give the bytes of each token id, null where they are not known."""
     distinct, where = np.unique(ids, return_inverse=True)
-    known = pa.array([pieces.get(i, b"") for i in distinct.tolist()], pa.binary())
+    known = pa.array([pieces.get(i) for i in distinct.tolist()], pa.binary())
     return known.take(pa.array(where))
 
 
@@ -212,9 +165,9 @@ def _decoded(pieces: pa.Array) -> pa.Array:
     return pa.array(texts, pa.string()).take(encoded.indices)
 
 
-def _lists(values: pa.Array, top: Tensor, valid: Tensor) -> pa.Array:
-    """Give a list of k values where valid, null elsewhere."""
-    ends = torch.cat([torch.zeros(1, dtype=torch.long), valid.long().cumsum(0)]) * top.shape[1]
+def _lists(values: pa.Array, there: Tensor, valid: Tensor) -> pa.Array:
+    """Give a list of the values that are there where valid, null elsewhere."""
+    ends = torch.cat([torch.zeros(1, dtype=torch.long), there.sum(dim=1).cumsum(0)])
     return pa.ListArray.from_arrays(
         pa.array(ends.int().numpy()), values, mask=pa.array((~valid).numpy())
     )
@@ -237,5 +190,6 @@ def _pieces(tokens: pa.Table) -> dict[int, bytes]:
         (_flat(tokens["top_ids"]), _flat(tokens["top_bytes"])),
     ):
         distinct, first = np.unique(ids.to_numpy(), return_index=True)
-        found |= dict(zip(distinct.tolist(), pieces.take(pa.array(first)).to_pylist(), strict=True))
+        known = zip(distinct.tolist(), pieces.take(pa.array(first)).to_pylist(), strict=True)
+        found |= {token: piece for token, piece in known if piece is not None}
     return found

@@ -113,7 +113,7 @@ def strip_data(rollouts: Rollouts, strip: Strip, pool: Pool, *, redact: bool) ->
     span = slice(strip.start + first, strip.start + last)
     ids = rollouts.alternatives.ids[strip.row, span].tolist()
     places = [
-        [1 + pool.place(t) if ok else 0 for t in line]
+        [1 + pool.place(t) if ok and t >= 0 else 0 for t in line]
         for line, ok in zip(ids, has[first:last], strict=True)
     ]
     numbers = thousandths(rollouts.alternatives.logprobs[strip.row, span].numpy(), negate=True)

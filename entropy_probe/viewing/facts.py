@@ -52,7 +52,7 @@ def others(rollouts: Rollouts, row: int, position: int, *, most: int) -> list[tu
     token = int(rollouts.tokens[row, position])
     ids = rollouts.alternatives.ids[row, position].tolist()
     logprobs = rollouts.alternatives.logprobs[row, position].tolist()
-    pairs = [(i, p) for i, p in zip(ids, logprobs, strict=True) if i != token]
+    pairs = [(i, p) for i, p in zip(ids, logprobs, strict=True) if i != token and i >= 0]
     return [(token_text(rollouts, i), probability(p)) for i, p in pairs[:most]]
 
 

@@ -12,7 +12,6 @@ from .planning import rows_of
 from .rollout import Rollouts
 from .storage.run import Run
 
-
 KEPT = "its token ids"
 """Says that rows have the source's token ids."""
 

@@ -170,6 +170,11 @@ CASES = [
     (">>> 473+8=481; -9=472", [("end", "missing", None)]),
     (">>> 473+8=481\n#### 481", [("end", "missing", "\n#### ")]),
     ("Well, from 473; then it is 472", [("end", "missing", None)]),
+    (">>> 473+8=481\n#### 481; ", [("end", "missing", "\n#### ")]),
+    (
+        "Well, from 473; then it is 472; then it is 420; next it is 420",
+        [("step", "extra", "; next ")],
+    ),
     ("Well, from 473; then it is 471; then it is 417", [("step", "rounding", "71")]),
     (RIGHT[:-1] + "1", [("answer", "answer", "21")]),
     (RIGHT.replace("#### 420", "#### "), [("end", "format", None)]),

@@ -84,6 +84,11 @@ def test_more_problems_continue_the_list_and_a_seed_gives_another():
     assert len({p.id for p in other} & {p.id for p in many}) < 5
 
 
+def test_no_problem_twice_even_where_problems_are_few():
+    drawn = generator.problems("short", 15_000, split="test", seed=0)
+    assert len({problem.prompt for problem in drawn}) == 15_000
+
+
 def test_the_problems_are_the_ones_that_cards_were_measured_on():
     drawn = generator.problems("default", 3, split="test", seed=0)
     assert [problem.id for problem in drawn] == ["df80ebd70e5e", "664c5f7b04ba", "15dd93ffee25"]

@@ -74,7 +74,7 @@ def check(problem: Problem, pieces: Sequence[str]) -> Report:
             taken += len(statement.steps)
         else:
             findings.append(_skipped(statement, value, chain.steps, index))
-            taken = min(taken + PROSE_BLOCK, len(chain.steps))
+            taken += PROSE_BLOCK
         value = statement.result
     end = trace.stop if trace.marker is None else trace.marker
     if taken < len(chain.steps):

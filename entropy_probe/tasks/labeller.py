@@ -54,7 +54,7 @@ def label(problem: Problem, pieces: Sequence[str], *, ended: bool = True) -> lis
     """
     report = check(problem, pieces)
     roles = _roles(report, chain_of(problem).steps)
-    errors = {finding.at: finding.error for finding in reversed(report.errors)}
+    errors = {finding.at: finding.error for finding in report.errors}
     count = len(pieces) + ended
     return [Label(roles.get(i, "unknown"), errors.get(i)) for i in range(count)]
 

@@ -3,9 +3,12 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
+
+from entropy_probe.viewing.visible import visible_text
 
 from .failing import Failure, explain, tell
 from .group import VERBS, probe
@@ -44,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -73,6 +78,11 @@ def _run(words: list[str]) -> int:
             as_json="--json" in options,
             trace="--traceback" in options,
         )
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Write a warning in a line, without the place in the code."""
+    click.echo(f"warning: {visible_text(' '.join(str(message).split()))}", err=True)
 
 
 def _drop_stdout() -> None:

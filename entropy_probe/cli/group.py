@@ -83,6 +83,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     subcommand_metavar="VERB ...",
     epilog="Results go to standard output, the path of what was written on its last line; remarks "
@@ -90,8 +91,12 @@ class LazyGroup(click.Group):
     "saved and can be gone on with, 5 nothing matched, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="probe", message="%(prog)s %(version)s")
-def probe() -> None:
+@click.pass_context
+def probe(context: click.Context) -> None:
     """Find, capture and show the forking tokens of language models."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 def _plugins() -> dict[str, metadata.EntryPoint]:

@@ -119,7 +119,7 @@ def rollouts_from_tables(
         out[at] = torch.from_numpy(column.to_numpy().copy()).to(dtype)
         return out
 
-    def listed(name: str, dtype: torch.dtype, absent: float) -> Tensor:
+    def listed(name: str, dtype: torch.dtype, absent: float | int) -> Tensor:
         counts = torch.from_numpy(pc.list_value_length(described[name]).to_numpy().copy()).long()
         which = torch.arange(len(counts)).repeat_interleave(counts)
         slot = torch.arange(len(which)) - (counts.cumsum(0) - counts)[which]

@@ -11,6 +11,7 @@ from .models.fingerprint import library_versions
 from .ray_pool import RayPool
 from .rollout import Rollouts
 from .storage.estimate import estimate_bytes, words_for
+from .storage.locking import writing
 from .storage.plan import Plan
 from .storage.run import Run, RunConflict
 from .storage.writing import (
@@ -45,20 +46,37 @@ def carry_out(
 
     Arguments and errors are those of `capture`.
     """
+    out = Path(out)
     width, hardware = model.config.get_text_config().hidden_size, hardware_of(model)
     _refuse_large(width, plan, max_disk)
-    run = _ready(Path(out), plan, hardware, resume=resume, overwrite=overwrite, shard=shard)
+    _refuse_taken(out, resume=resume, overwrite=overwrite, shard=shard)
+    with writing(out, shard=shard):
+        run = _ready(out, plan, hardware, resume=resume, overwrite=overwrite, shard=shard)
+        return _compute(model, tokenizer, run, task=task, shard=shard, progress=progress)
+
+
+def _compute(
+    model,
+    tokenizer,
+    run: Run,
+    *,
+    task: str | Task | None,
+    shard: tuple[int, int] | None,
+    progress: Progress | None,
+) -> Run:
+    """Compute the chunks that a run lacks, or those of a shard, and commit each."""
+    plan = run.plan
     mine = [index for index in run.missing if shard is None or index % shard[1] == shard[0] - 1]
 
     def chunks() -> Iterator[tuple[int, Rollouts]]:
         done = len(run)
         for index in mine:
             report = None if progress is None else partial(_report, progress, done, plan.samples)
-            rows = run_chunk(model, tokenizer, run.plan, index, task=task, progress=report)
+            rows = run_chunk(model, tokenizer, plan, index, task=task, progress=report)
             done += len(rows)
             yield index, rows
 
-    with computing_with(run.plan.threads):
+    with computing_with(plan.threads):
         return _complete(run, chunks(), progress)
 
 
@@ -89,8 +107,11 @@ def carry_out_on_ray(
     width, hardware = pool.call("describe")
     _refuse_large(width, plan, max_disk)
     hardware |= {"ray actors": pool.actors}
-    run = _ready(Path(out), plan, hardware, resume=resume, overwrite=overwrite)
-    return _complete(run, pool.chunks(run.plan, run.missing), progress)
+    out = Path(out)
+    _refuse_taken(out, resume=resume, overwrite=overwrite)
+    with writing(out):
+        run = _ready(out, plan, hardware, resume=resume, overwrite=overwrite)
+        return _complete(run, pool.chunks(run.plan, run.missing), progress)
 
 
 def _ready(
@@ -104,8 +125,6 @@ def _ready(
 ) -> Run:
     """Give the run directory to fill: a new one, one to go on with, or the shards' common one."""
     if shard is not None:
-        _refuse_odd(shard, resume=resume, overwrite=overwrite)
-        require_writable(out)
         run = join(out, plan, libraries=library_versions(), hardware=hardware)
         _refuse_another(run, plan)
         return run
@@ -113,8 +132,18 @@ def _ready(
     if run is not None and resume:
         _refuse_another(run, plan)
         return drop_damaged(run)
-    require_writable(out)
     return begin(out, plan, libraries=library_versions(), hardware=hardware)
+
+
+def _refuse_taken(
+    out: Path, *, resume: bool, overwrite: bool, shard: tuple[int, int] | None = None
+) -> None:
+    """Raise where the directory cannot be written, or is not to be; change nothing."""
+    if shard is not None:
+        _refuse_odd(shard, resume=resume, overwrite=overwrite)
+    else:
+        find_run(out, resume=resume, overwrite=overwrite)
+    require_writable(out)
 
 
 def _complete(run: Run, chunks: Iterable[tuple[int, Rollouts]], progress: Progress | None) -> Run:

@@ -8,6 +8,7 @@ from .planning import plan_scores
 from .retokenizing import rows_to_score
 from .rollout import Rollouts
 from .storage.run import Run
+from .storage.writing import find_run
 
 
 def capture_scores(
@@ -69,6 +70,9 @@ def capture_scores(
     >>> run = open_run("runs/mine")  # doctest: +SKIP
     >>> capture_scores(model, tokenizer, run, "runs/scored", residual_layers=[-1])  # doctest: +SKIP
     """
+    existing = find_run(Path(out), resume=resume, overwrite=overwrite)
+    if resume and existing and existing.plan and chunk_rows is None:
+        chunk_rows = existing.plan.chunk
     given = rows_to_score(tokenizer, source)
     rows = given.rows
     if include_prompts:

@@ -16,6 +16,7 @@ from .chunks import is_intact, write_chunk
 from .chunks import remove_chunk as _remove_chunk
 from .errors import DiskFull, NotARun, RunConflict, RunError
 from .files import TEMPORARY, is_full, remove_leftovers
+from .locking import LOCK
 from .manifest import COMPLETE, MANIFEST, RUNNING, Manifest, write_manifest
 from .parts import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks
 from .plan import Plan
@@ -182,8 +183,8 @@ def with_space(out: Path, committed: int, planned: int, write: Callable[[], None
 
 
 def _occupied(out: Path) -> bool:
-    """Tell whether anything is at a path, leftovers of a first write that was killed aside."""
+    """Tell whether anything is at a path, locks and leftovers of a killed first write aside."""
     if not out.is_dir():
         return out.exists()
-    leftover = f".{MANIFEST}{TEMPORARY}"
-    return any(not entry.name.startswith(leftover) for entry in out.iterdir())
+    ours = (LOCK, f".{MANIFEST}{TEMPORARY}")
+    return any(not entry.name.startswith(ours) for entry in out.iterdir())

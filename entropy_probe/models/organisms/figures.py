@@ -9,6 +9,9 @@ import numpy as np
 INTERVAL = "95%: percentile bootstrap over problems"
 DRAWS = 1000
 
+Values = Sequence[float | int] | np.ndarray
+"""One number, or truth value, a problem."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -28,7 +31,7 @@ class Figure:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def ratio(hits: Sequence[float], counts: Sequence[float]) -> Figure | None:
+def ratio(hits: Values, counts: Values) -> Figure | None:
     """Give sum(hits) / sum(counts) over problems, or None where nothing was counted.
 
     Args:
@@ -45,7 +48,7 @@ def ratio(hits: Sequence[float], counts: Sequence[float]) -> Figure | None:
     return Figure(float(top.sum() / bottom.sum()), float(low), float(high), int(bottom.sum()))
 
 
-def mean(values: Sequence[float]) -> Figure:
+def mean(values: Values) -> Figure:
     """Give the mean over problems of one value each."""
     return ratio(values, np.ones(len(values)))
 

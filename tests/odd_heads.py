@@ -30,7 +30,7 @@ def model_of(family: str):
     else:
         model = AutoModelForCausalLM.from_config(SCALED[family]).eval()
         with torch.no_grad():
-            model.get_output_embeddings().weight.mul_(60.0)
+            model.get_output_embeddings().weight.mul_({"cohere": 35.0, "granite": 80.0}[family])
     head = model.get_output_embeddings()
     if head.bias is not None:  # built as zeros, which would not tell it from none
         nn.init.normal_(head.bias)

@@ -33,6 +33,8 @@ VERBS = {
     "report": Verb(f"{_HERE}.report:report", "Write a run as one self-contained HTML page."),
     "show": Verb(f"{_HERE}.show:show", "Show a run, or one of its samples, in the terminal."),
     "ls": Verb(f"{_HERE}.ls:ls", "List the runs in a folder."),
+    "import": Verb(f"{_HERE}.importing:import_", "Read what another tool left behind into a run."),
+    "export": Verb(f"{_HERE}.exporting:export", "Write a run as files that other tools read."),
     "organism": Verb(f"{_HERE}.organism:organism", "List the shipped models, or show one's card."),
     "env": Verb(f"{_HERE}.env:env", "Show versions, devices, and which extras are there."),
 }

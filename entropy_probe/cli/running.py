@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,10 +29,6 @@ def load_model(model: str, device: str | None, dtype: str | None, revision: str 
     """Give (model, tokenizer)."""
     from entropy_probe.models import load
 
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
     note(f"loading {model}")
     return load(model, device=device, dtype=dtype, revision=revision)
 
@@ -184,7 +179,8 @@ def conclude(run: "Run") -> None:
 
     run = open_run(run.path)
     samples = run.samples()
-    tokens = sum(samples["length"].to_pylist()) - sum(samples["prompt_length"].to_pylist())
+    ends = zip(samples["length"].to_pylist(), samples["prompt_length"].to_pylist(), strict=True)
+    tokens = sum((end or 0) - (start or 0) for end, start in ends)
     rewards = [r for r in samples["reward"].to_pylist() if r is not None and r == r]
     reward = sum(rewards) / len(rewards) if rewards else None
     words = "" if reward is None else f", mean reward {reward:.3g}"

@@ -65,6 +65,27 @@ def load(
     return model.eval(), tokenizer
 
 
+def load_tokenizer(
+    reference: str | Path, *, revision: str | None = None
+) -> "PreTrainedTokenizerBase":
+    """Give a model's tokenizer alone.
+
+    Args:
+        reference: as for `load`.
+        revision: hub branch, tag or commit.
+
+    Raises:
+        LoadError: nothing there, no tokenizer, offline, or a missing extra.
+    """
+    source, gguf = _locate(str(reference))
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, **_options(gguf, revision))
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise _explain(str(reference), source, error) from error
+
+
 def _dtype(name: str) -> "object":
     """Turn a dtype's name into torch's dtype, "auto" kept."""
     import torch
@@ -111,10 +132,7 @@ def _from_pretrained(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if gguf is not None:
-        _require_gguf()
-    options = {"revision": revision} if revision else {}
-    options |= {"gguf_file": gguf} if gguf else {}
+    options = _options(gguf, revision)
     try:
         with _no_weights_bar():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -129,6 +147,14 @@ def _from_pretrained(
         raise _explain(reference, source, error) from error
     _require_whole(reference, read)
     return model, tokenizer
+
+
+def _options(gguf: str | None, revision: str | None) -> dict[str, str]:
+    """Give what else transformers has to be told."""
+    if gguf is not None:
+        _require_gguf()
+    options = {"revision": revision} if revision else {}
+    return options | ({"gguf_file": gguf} if gguf else {})
 
 
 def _require_whole(reference: str, read: dict[str, Iterable]) -> None:

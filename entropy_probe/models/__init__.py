@@ -211,7 +211,10 @@ def _explain(reference: str, source: str, error: Exception) -> LoadError:
     """Say in three lines what transformers says in twenty."""
     from huggingface_hub import constants
 
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = str(error).strip()
+    # A KeyError says no more than the key.
+    plain = said and not isinstance(error, KeyError)
+    first = said.splitlines()[0] if plain else f"{type(error).__name__} {said}".strip()
     if Path(source).exists():
         return LoadError(
             f"{reference!r} cannot be loaded as a causal language model",

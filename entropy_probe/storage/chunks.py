@@ -18,8 +18,14 @@ from entropy_probe.rollout import Provenance, Rollouts
 from .errors import RunError
 from .files import remove_leftovers, replacing
 from .parts import parts
-from .samples import about_of, samples_table, texts_table
-from .tables import index_table, no_tokens, rollouts_from_tables, tokens_table
+from .samples import SAMPLES_SCHEMA, about_of, samples_table, texts_table
+from .tables import (
+    INDEX_SCHEMA,
+    TOKENS_SCHEMA,
+    index_table,
+    rollouts_from_tables,
+    tokens_table,
+)
 
 # Lines a row group: small enough that reading one sample skips most of a chunk.
 _ROW_GROUP = 16384
@@ -78,7 +84,7 @@ def write_texts(
         provenance: where they come from.
     """
     files = parts(path, index)
-    _write_table(files["tokens"], no_tokens())
+    _write_table(files["tokens"], TOKENS_SCHEMA.empty_table())
     _write_table(
         files["samples"], texts_table(rows, first=first, chunk=index, provenance=provenance)
     )
@@ -91,10 +97,9 @@ def remove_chunk(path: Path, index: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def is_intact(path: Path, index: int) -> bool:
+def is_intact(path: Path, index: int, samples: Sequence[int]) -> bool:
     """Tell whether a chunk can be read: its tables whole, its states as long as they should be."""
     try:
-        samples = read_samples(path, index, ["sample"])["sample"].to_pylist()
         read_chunk(path, index, samples, residuals=False)
         _read_states(path, index, pa.array([], pa.int64()))
     except RunError:
@@ -111,12 +116,12 @@ def read_about(path: Path, index: int) -> dict[str, Any]:
 
 def read_samples(path: Path, index: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a chunk's line of each sample."""
-    return _read_table(parts(path, index)["samples"], columns=columns)
+    return _read_table(parts(path, index)["samples"], SAMPLES_SCHEMA, columns=columns)
 
 
 def read_tokens(path: Path, index: int) -> pa.Table:
     """Read a chunk's line of each token."""
-    return _read_table(parts(path, index)["tokens"])
+    return _read_table(parts(path, index)["tokens"], TOKENS_SCHEMA)
 
 
 def read_chunk(
@@ -130,17 +135,21 @@ def read_chunk(
         samples: numbers in the whole run.
         residuals: whether to read the states; without, the record says which there are.
     """
+    files = parts(path, index)
     wanted = pa.array(sorted(set(samples)), pa.int64())
     table = read_samples(path, index)
     table = table.filter(pc.is_in(table["sample"], wanted))
+    with _explaining(files["samples"]):
+        if len(table) != len(wanted):
+            raise ValueError(f"it holds {len(table)} of {len(wanted)} samples")
+        if about_of(table.schema)["provenance"]["source"] == "text":
+            raise _text_only(path)
     span = [("sample", ">=", wanted[0].as_py()), ("sample", "<=", wanted[-1].as_py())]
-    tokens = _read_table(parts(path, index)["tokens"], filters=span)
+    tokens = _read_table(files["tokens"], TOKENS_SCHEMA, filters=span)
     if len(wanted) <= wanted[-1].as_py() - wanted[0].as_py():
         tokens = tokens.filter(pc.is_in(tokens["sample"], wanted))
     states = _read_states(path, index, wanted) if residuals else {}
-    with _explaining(parts(path, index)["tokens"]):
-        if about_of(table.schema)["provenance"]["source"] == "text":
-            raise _text_only(path)
+    with _explaining(files["tokens"]):
         return rollouts_from_tables(table, tokens, states)
 
 
@@ -150,7 +159,7 @@ def _read_states(path: Path, index: int, wanted: pa.Array) -> dict[int, Tensor]:
     if not layers:
         return {}
     files = parts(path, index)
-    lines = _read_table(files["index"], columns=["sample", "state"])
+    lines = _read_table(files["index"], INDEX_SCHEMA, columns=["sample", "state"])
     rows = lines.filter(pc.is_in(lines["sample"], wanted))["state"].to_numpy()
     bounds = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
     spans = [
@@ -162,6 +171,8 @@ def _read_states(path: Path, index: int, wanted: pa.Array) -> dict[int, Tensor]:
         found = {}
         for layer in layers:
             tensor = stored.get_slice(f"layer.{layer}")
+            if tensor.get_shape()[0] != len(lines):
+                raise ValueError(f"it holds {tensor.get_shape()[0]} states, not {len(lines)}")
             pieces = [tensor[a:b] for a, b in spans] or [tensor[0:0]]
             found[layer] = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         return found
@@ -182,12 +193,18 @@ def _write_table(file: Path, table: pa.Table) -> None:
         )
 
 
-def _read_table(file: Path, *, columns=None, filters=None) -> pa.Table:
+def _read_table(file: Path, schema: pa.Schema, *, columns=None, filters=None) -> pa.Table:
+    """Read a table, which must have the columns that it was written with."""
     with _explaining(file):
-        return pq.read_table(
+        table = pq.read_table(
             file, columns=columns, filters=filters, partitioning=None,
             page_checksum_verification=True,
         )  # fmt: skip
+        expected = schema if columns is None else pa.schema([schema.field(c) for c in columns])
+        if not table.schema.equals(expected):
+            raise ValueError(f"its columns are {table.schema.names}")
+        table.validate()
+        return table
 
 
 @contextmanager

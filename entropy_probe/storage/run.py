@@ -16,7 +16,7 @@ from .errors import DiskFull, NotARun, RunConflict, RunError
 from .manifest import Manifest, read_manifest
 from .parts import committed_chunks
 from .plan import Plan
-from .samples import no_samples
+from .samples import SAMPLES_SCHEMA
 
 __all__ = ["DiskFull", "NotARun", "Plan", "Run", "RunConflict", "RunError", "open_run"]
 
@@ -135,7 +135,9 @@ class Run:
     def samples(self) -> pa.Table:
         """Read the line of each sample: texts, lengths, reward, problem."""
         tables = (read_samples(self.path, index) for index in self.chunks)
-        return pa.concat_tables([no_samples(), *(t.replace_schema_metadata() for t in tables)])
+        return pa.concat_tables(
+            [SAMPLES_SCHEMA.empty_table(), *(t.replace_schema_metadata() for t in tables)]
+        )
 
     def problems_of(self, index: int) -> list[Mapping[str, Any]]:
         """Give the problem of each sample of a chunk; empty where there is no task."""

@@ -12,7 +12,7 @@ from entropy_probe.rollout import Provenance, Rollouts
 METADATA = b"entropy_probe"
 """Key of the JSON that each samples part carries: provenance, special ids, layers."""
 
-_SAMPLES = pa.schema(
+SAMPLES_SCHEMA = pa.schema(
     [
         ("sample", pa.int64()),
         ("group", pa.int64()),
@@ -101,11 +101,6 @@ def texts_table(
     return _samples(columns, about)
 
 
-def no_samples() -> pa.Table:
-    """Give the lines of no samples."""
-    return _SAMPLES.empty_table()
-
-
 def about_of(schema: pa.Schema) -> dict[str, Any]:
     """Give what a samples part says of its chunk: provenance, special ids, layers."""
     return json.loads(schema.metadata[METADATA])
@@ -113,8 +108,8 @@ def about_of(schema: pa.Schema) -> dict[str, Any]:
 
 def _samples(columns: Mapping[str, Any], about: Mapping[str, Any]) -> pa.Table:
     """Give the table of samples, what the chunk says of itself in its metadata."""
-    schema = _SAMPLES.with_metadata({METADATA: json.dumps(about).encode()})
-    arrays = {name: pa.array(columns[name]) for name in _SAMPLES.names}
+    schema = SAMPLES_SCHEMA.with_metadata({METADATA: json.dumps(about).encode()})
+    arrays = {name: pa.array(columns[name]) for name in SAMPLES_SCHEMA.names}
     return pa.table(arrays).cast(schema)
 
 

@@ -15,7 +15,7 @@ from .samples import about_of
 
 _UNKNOWN = -1  # what a record holds where a file says null: a rank that nobody told
 
-_TOKENS = pa.schema(
+TOKENS_SCHEMA = pa.schema(
     [
         ("sample", pa.int64()),
         ("position", pa.int32()),
@@ -37,9 +37,15 @@ _TOKENS = pa.schema(
 )
 
 
-def no_tokens() -> pa.Table:
-    """Give the tokens of samples of which only the texts are known: none."""
-    return _TOKENS.empty_table()
+INDEX_SCHEMA = pa.schema(
+    [
+        ("sample", pa.int64()),
+        ("position", pa.int32()),
+        ("control", pa.bool_()),
+        ("state", pa.int64()),
+        ("file", pa.string()),
+    ]
+)
 
 
 def tokens_table(rollouts: Rollouts, *, first: int) -> pa.Table:
@@ -79,21 +85,20 @@ def tokens_table(rollouts: Rollouts, *, first: int) -> pa.Table:
         "top_bytes": _lists(_bytes_of(rollouts.pieces, listed), there, valid),
     }
     arrays = {n: v if isinstance(v, pa.Array) else pa.array(v) for n, v in columns.items()}
-    return pa.table(arrays).cast(_TOKENS)
+    return pa.table(arrays).cast(TOKENS_SCHEMA)
 
 
 def index_table(rollouts: Rollouts, *, first: int, file: str) -> pa.Table:
     """Give one line a captured state: whose it is, and its row in the file's tensors."""
     row, place = rollouts.captured.nonzero(as_tuple=True)
-    return pa.table(
-        {
-            "sample": (row + first).numpy(),
-            "position": place.int().numpy(),
-            "control": rollouts.controls[row, place].numpy(),
-            "state": np.arange(len(row)),
-            "file": pa.array([file] * len(row), pa.string()),
-        }
-    )
+    columns = {
+        "sample": (row + first).numpy(),
+        "position": place.numpy(),
+        "control": rollouts.controls[row, place].numpy(),
+        "state": np.arange(len(row)),
+        "file": pa.array([file] * len(row), pa.string()),
+    }
+    return pa.table(columns).cast(INDEX_SCHEMA)
 
 
 def rollouts_from_tables(
@@ -107,6 +112,8 @@ def rollouts_from_tables(
     sample = tokens["sample"].to_numpy()
     row = torch.from_numpy(order[np.searchsorted(names, sample, sorter=order)])
     place = torch.from_numpy(tokens["position"].to_numpy().astype(np.int64))
+    if not np.array_equal(np.bincount(row.numpy(), minlength=len(names)), lengths):
+        raise ValueError("samples have more or fewer tokens here than among the samples' lines")
     shape = (len(names), int(lengths.max(initial=0)))
     valid = torch.from_numpy(tokens["valid"].to_numpy().copy())
     known = (row[valid], place[valid])

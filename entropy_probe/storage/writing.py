@@ -128,7 +128,9 @@ def join(
 def drop_damaged(run: Run) -> Run:
     """Remove chunks whose files do not open, so that they are computed again."""
     remove_leftovers(run.path / MANIFEST)
-    damaged = [index for index in run.chunks if not is_intact(run.path, index)]
+    damaged = [
+        index for index in run.chunks if not is_intact(run.path, index, run.plan.samples_of(index))
+    ]
     for index in damaged:
         _remove_chunk(run.path, index)
     return open_run(run.path) if damaged else run

@@ -1,6 +1,5 @@
 """The decode loop: prefill once a prompt, step all rows together; rows leave and others join."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from .entropy import shift_and_exp, stats_of_shifted
 from .hooks import ResidualReader
 from .keeping import StateKeeper
 from .kvcache import Columns, is_roomy, make_cache, splice
+from .models.engine import Engine
 
 LEAVE = 8
 """Rows leave, and others join, when 1/LEAVE of the slots are free: it copies the cache."""
@@ -107,7 +107,7 @@ class Loop:
 
     def __init__(
         self,
-        model,
+        engine: Engine,
         settings,
         traces: Traces,
         keeper: StateKeeper,
@@ -118,17 +118,15 @@ class Loop:
         pieces: Callable[[list[int]], dict[int, bytes]],
         noise_offset: int,
     ) -> None:
-        """Bind the model, the settings of `sample`, and where results go."""
-        self.model, self.settings, self.traces = model, settings, traces
+        """Bind the engine, the settings of `sample`, and where results go."""
+        self.engine, self.settings, self.traces = engine, settings, traces
         self.keeper, self.reader, self.noise_offset = keeper, reader, noise_offset
-        self.device = model.device
+        self.device = engine.model.device
         self.ends = torch.tensor(sorted(ends), dtype=torch.long, device=self.device)
         self.stop_texts = [text.encode() for text in stop_texts]
         self.pieces = pieces
         self._piece_cache: dict[int, bytes] = {}
-        known = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in known
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self._takes_positions = "position_ids" in engine.arguments
 
     def run(
         self,
@@ -166,7 +164,7 @@ class Loop:
         needed = prompts[first : (rows.stop - 1) // n + 1]
         source = torch.tensor([row // n - first for row in rows], device=self.device)
         ids, mask = self._left_padded(needed)
-        cache = make_cache(self.model)
+        cache = make_cache(self.engine.model)
         logits, states = self._forward(ids, mask, mask.cumsum(1).sub(1).clamp(min=0), cache)
         splice(cache, source, ids.shape[1], None, source[:0])
         held = {layer: Columns() for layer in states}
@@ -214,19 +212,19 @@ class Loop:
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run the model; give the last position's logits and residual states."""
         placed = {"position_ids": positions} if self._takes_positions else {}
-        out = self.model(
+        logits = self.engine.run(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             **placed,
-            **self._last_only,
+            **self.engine.last_only,
         )
         states = {}
         if self.reader is not None:
             taken = self.reader.take(tokens=ids.numel())
             states = {layer: state[:, -1:] for layer, state in taken.items()}
-        return out.logits[:, -1], states
+        return logits[:, -1], states
 
     def _draw(self, batch: _Batch) -> Int[Tensor, " slots"]:
         """Draw a token a row and write its statistics."""

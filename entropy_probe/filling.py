@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .computing import computing_with, hardware_of, run_chunk
+from .models.engine import decoder_of
 from .models.fingerprint import library_versions
 from .ray_pool import RayPool
 from .rollout import Rollouts
@@ -47,7 +48,8 @@ def carry_out(
     Arguments and errors are those of `capture`.
     """
     out = Path(out)
-    width, hardware = model.config.get_text_config().hidden_size, hardware_of(model)
+    decoder = decoder_of(model)
+    width, hardware = decoder.config.get_text_config().hidden_size, hardware_of(decoder)
     _refuse_large(width, plan, max_disk)
     _refuse_taken(out, resume=resume, overwrite=overwrite, shard=shard)
     with writing(out, shard=shard):

@@ -198,6 +198,21 @@ def _hook(block: nn.Module, change: Callable[[Tensor], Tensor | None]) -> Iterat
 
 
 @contextmanager
+def read_output(module: nn.Module) -> Iterator[list]:
+    """Read what a module gives while a model runs it.
+
+    Yields:
+        A list, to which each run adds the module's output.
+    """
+    outputs: list = []
+    handle = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off while sampling, and give every module its own mode back."""
     training = [module for module in model.modules() if module.training]

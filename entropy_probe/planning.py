@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .hooks import find_blocks, resolve_layers
+from .models.engine import decoder_of
 from .models.fingerprint import model_name, weights_fingerprint
 from .models.prompts import encode_prompts, stop_ids
 from .rollout import Rollouts
@@ -44,6 +45,7 @@ def plan_samples(
         chunk_prompts: prompts a chunk.
         revision: hub revision that the model was loaded at.
     """
+    model = decoder_of(model)
     problems = [p for p in prompts if isinstance(p, Problem)]
     if problems and (task is None or len(problems) < len(prompts)):
         raise ValueError("problems need the task that verifies them: pass task=, and problems only")
@@ -94,6 +96,7 @@ def plan_scores(
         chunk_rows: rows a chunk.
         revision: hub revision that the model was loaded at.
     """
+    model = decoder_of(model)
     layers = _checked_layers(model, arguments)
     Sampling(**_DRAWN | {k: v for k, v in arguments.items() if k not in _NOT_SETTINGS})
     if not arguments["temperature"] > 0:

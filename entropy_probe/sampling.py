@@ -10,6 +10,7 @@ from torch import Tensor
 from .decoding_loop import Loop, Traces
 from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
 from .keeping import POSITIONS, StateKeeper
+from .models.engine import Engine, engine_of
 from .models.fingerprint import library_versions, model_name, model_revision, weights_fingerprint
 from .models.prompts import encode_prompts, stop_ids
 from .models.unembedding import unembedding
@@ -98,7 +99,8 @@ def sample(
     are equal, or first differ at a near-tie, which the provenance counts.
 
     Args:
-        model: any Hugging Face decoder; it is left as it was.
+        model: any Hugging Face decoder, TransformerLens's bridge or nnsight's model around one
+            (their hooks and edits act, in every pass); it is left as it was.
         tokenizer: its tokenizer.
         prompts: texts, message lists (rendered by the chat template) or lists of token ids.
         n: completions a prompt; rows come prompt by prompt.
@@ -133,6 +135,8 @@ def sample(
         n, max_new_tokens, temperature, top_p, top_k, alternatives, seed, batch_size,
         residual_positions, fraction,
     )  # fmt: skip
+    engine = engine_of(model)
+    model = engine.model
     encoded = encode_prompts(tokenizer, prompts)
     limits = _limits(model, encoded, max_new_tokens)
     ends, texts = stop_ids(model, tokenizer, stop)
@@ -145,14 +149,14 @@ def sample(
         d_model=model.config.get_text_config().hidden_size,
     )  # fmt: skip
     reading = read_residuals(model, layers, last=True) if layers else nullcontext()
-    with torch.no_grad(), evaluating(model), reading as reader:
+    with torch.no_grad(), evaluating(model), engine.running(), reading as reader:
         loop = Loop(
-            model, settings, traces, keeper, reader,
+            engine, settings, traces, keeper, reader,
             ends=ends, stop_texts=texts, pieces=lambda ids: token_bytes(tokenizer, ids),
             noise_offset=offset * n,
         )  # fmt: skip
         loop.run(encoded, limits, progress)
-    return _record(model, tokenizer, encoded, settings, traces, keeper, offset)
+    return _record(engine, tokenizer, encoded, settings, traces, keeper, offset)
 
 
 def _limits(model, encoded: list[list[int]], max_new_tokens: int) -> list[int]:
@@ -170,7 +174,7 @@ def _limits(model, encoded: list[list[int]], max_new_tokens: int) -> list[int]:
 
 
 def _record(
-    model,
+    engine: Engine,
     tokenizer,
     encoded: list[list[int]],
     settings: Sampling,
@@ -213,7 +217,7 @@ def _record(
         ranks=placed(traces.ranks),
         alternatives=alternatives,
         provenance=replace(
-            base_provenance(model, keeper if keeper.layers else None),
+            base_provenance(engine, keeper if keeper.layers else None),
             source="sample",
             seed=settings.seed,
             temperature=settings.temperature,
@@ -231,8 +235,9 @@ def _record(
     )
 
 
-def base_provenance(model, keeper: StateKeeper | None) -> Provenance:
+def base_provenance(engine: Engine, keeper: StateKeeper | None) -> Provenance:
     """Say what computed a record and which residuals it keeps."""
+    model, others = engine.model, [engine.library] if engine.library else []
     capture = "none"
     if keeper is not None and keeper.positions == "all":
         capture = "all valid positions"
@@ -248,7 +253,7 @@ def base_provenance(model, keeper: StateKeeper | None) -> Provenance:
         weights=weights_fingerprint(model),
         dtype=str(model.dtype).removeprefix("torch."),
         capture=capture,
-        libraries=library_versions(),
+        libraries=library_versions(*others),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .entropy import TokenStats, token_stats
 from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
 from .keeping import StateKeeper
+from .models.engine import Engine, engine_of
 from .models.unembedding import Unembedding, check_unembedding, final_states, unembedding
 from .models.vocabulary import special_ids, token_bytes
 from .rollout import Alternatives, Rollouts
@@ -39,7 +40,7 @@ def score(
     that ``[batch seq vocab]`` never exists.
 
     Args:
-        model: any Hugging Face decoder; it is left as it was.
+        model: as for `sample`; it is left as it was.
         tokenizer: its tokenizer.
         tokens: rows, right-padded (with anything).
         valid: the tokens to describe: completions, or prompts too. Position 0 cannot be valid:
@@ -69,6 +70,8 @@ def score(
     Sampling(
         1, 1, temperature, 1.0, 0, alternatives, seed, batch_size, residual_positions, fraction
     )
+    engine = engine_of(model)
+    model = engine.model
     at_most_vocabulary(model, alternatives)
     head = unembedding(model)
     tokens, valid, prompt_lengths = _checked(model, head, tokens, valid, prompt_lengths, groups)
@@ -80,26 +83,26 @@ def score(
     )  # fmt: skip
     stats = _empty_stats(tokens.shape, alternatives)
     reading = read_residuals(model, layers) if layers else nullcontext()
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), engine.running():
         batches = _by_length(valid, batch_size)
         if batches:
             longest = batches[0][:1]
             ids = tokens[longest, : int(_ends(valid)[longest])][:, :8]
-            check_unembedding(model, head, ids.to(model.device))
+            check_unembedding(engine, head, ids.to(model.device))
         with reading as reader:
             for rows in batches:
                 _score_rows(
-                    model, head, tokens, valid, rows, stats, keeper, reader,
+                    engine, head, tokens, valid, rows, stats, keeper, reader,
                     temperature=temperature,
                 )  # fmt: skip
     return _record(
-        model, tokenizer, tokens, valid, stats, keeper,
+        engine, tokenizer, tokens, valid, stats, keeper,
         prompt_lengths=prompt_lengths, groups=groups, temperature=temperature, seed=seed,
     )  # fmt: skip
 
 
 def _score_rows(
-    model,
+    engine: Engine,
     head: Unembedding,
     tokens: Tensor,
     valid: Tensor,
@@ -112,11 +115,12 @@ def _score_rows(
 ) -> None:
     """Run some rows and write what produced their valid tokens."""
     width = int(_ends(valid[rows]).max())
-    ids = tokens[rows, :width].to(model.device)
-    mask = (torch.arange(width)[None, :] < _ends(valid[rows])[:, None]).long().to(model.device)
-    hidden = final_states(model, ids, mask)
+    device = engine.model.device
+    ids = tokens[rows, :width].to(device)
+    mask = (torch.arange(width)[None, :] < _ends(valid[rows])[:, None]).long().to(device)
+    hidden = final_states(engine, ids, mask)
     # The shift: what position t - 1 computed is the distribution that produced token t.
-    produced = valid[rows, 1:width].to(model.device)
+    produced = valid[rows, 1:width].to(device)
     which, place = produced.nonzero(as_tuple=True)
     at = (rows[which.cpu()], place.cpu() + 1)
     found = token_stats(
@@ -138,7 +142,7 @@ def _score_rows(
 
 
 def _record(
-    model,
+    engine: Engine,
     tokenizer,
     tokens: Tensor,
     valid: Tensor,
@@ -167,7 +171,7 @@ def _record(
         ranks=stats.ranks,
         alternatives=Alternatives(stats.alternative_ids, stats.alternative_logprobs),
         provenance=replace(
-            base_provenance(model, keeper if keeper.layers else None),
+            base_provenance(engine, keeper if keeper.layers else None),
             source="score",
             seed=seed,
             temperature=temperature,

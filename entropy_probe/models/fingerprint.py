@@ -6,6 +6,8 @@ from importlib import metadata
 import torch
 from torch import nn
 
+from .transformer_lens import own_weights
+
 LIBRARIES = ("entropy-probe", "torch", "transformers", "tokenizers", "numpy")
 _SAMPLE = 64
 
@@ -17,7 +19,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     so that it can be taken at every step of a training loop.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(own_weights(model).items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         flat = tensor.detach().reshape(-1)
         if flat.numel():
@@ -27,10 +29,10 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def library_versions() -> dict[str, str]:
-    """Give the versions of the libraries that the numbers depend on."""
+def library_versions(*others: str) -> dict[str, str]:
+    """Give the versions of the libraries that the numbers depend on, and of others."""
     found = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *others):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

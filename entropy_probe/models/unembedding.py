@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..hooks import read_output
+from .engine import engine_of
+
 
 @dataclass(frozen=True)
 class Unembedding:
@@ -27,6 +30,7 @@ def unembedding(model) -> Unembedding:
     Raises:
         ValueError: a model without a linear output layer.
     """
+    model = engine_of(model).model
     head = model.get_output_embeddings()
     if head is None or not hasattr(head, "weight"):
         raise ValueError(
@@ -49,9 +53,14 @@ def final_states(
     model, ids: Tensor, mask: Tensor | None = None
 ) -> Float[Tensor, "batch seq d_model"]:
     """Run a decoder's body: the states after the final norm, which enter the unembedding."""
-    return model.get_decoder()(
-        input_ids=ids, attention_mask=mask, use_cache=False
-    ).last_hidden_state
+    engine = engine_of(model)
+    body = engine.model.get_decoder()
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    if not engine.wrapped:
+        return body(**inputs).last_hidden_state
+    with read_output(body) as outputs:
+        engine.run(**inputs, **engine.last_only)
+    return outputs[0].last_hidden_state
 
 
 @torch.no_grad()
@@ -65,18 +74,19 @@ def check_unembedding(model, head: Unembedding, ids: Tensor) -> None:
         ValueError: they differ: the model does something to its logits that we do not know, or
             its states look ahead.
     """
+    engine = engine_of(model)
     half = (ids.shape[1] + 1) // 2
-    states = final_states(model, ids)[:, half - 1].float()
+    states = final_states(engine, ids)[:, half - 1].float()
     ours = states @ head.weight.float().T * head.scale
     ours = ours if head.bias is None else ours + head.bias.float()
     ours = ours if head.softcap is None else torch.tanh(ours / head.softcap) * head.softcap
-    theirs = model(input_ids=ids[:, :half], use_cache=False).logits[:, -1].float()
+    theirs = engine.run(input_ids=ids[:, :half], use_cache=False)[:, -1].float()
     # bf16 and fp16 logits are rounded to 8 or 11 bits; float32 ones differ in the last few.
     tolerance = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
     if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
         raise ValueError(
-            f"{type(model).__name__} does not predict a token from the tokens before it alone, or "
-            "changes its logits after the unembedding in a way that scoring does not know (off by "
-            f"up to {float((ours - theirs).abs().max()):.3g}): pass a causal language model; if it "
-            "is one, report its name, and use sample() on it meanwhile"
+            f"{type(engine.model).__name__} does not predict a token from the tokens before it "
+            "alone, or changes its logits after the unembedding in a way that scoring does not "
+            f"know (off by up to {float((ours - theirs).abs().max()):.3g}): pass a causal language "
+            "model; if it is one, report its name, and use sample() on it meanwhile"
         )

@@ -25,7 +25,7 @@ from .running import counted
 def export(run: str, to: str, out: str | None, overwrite: bool) -> None:
     """Write a run as files that other tools read.
 
-    There is a line a sample and a line a token. Activations stay in the run directory, as safetensors.
+    There is a line a sample and a line a token; activations stay in the run directory.
     """
     from entropy_probe.exporting import export_run
     from entropy_probe.storage.run import open_run

@@ -95,7 +95,7 @@ def _usage_error(error: click.ClickException) -> Failure:
     name = context.command_path if context else "probe"
     lookup = _help_of(name)
     if isinstance(error, click.NoSuchOption):
-        near = " or ".join(error.possibilities or ())
+        near = (error.possibilities or [""])[0]
         fix = f"did you mean {near}?" if near else lookup
         return usage(f"no such option: {error.option_name}", f"`{name}` does not know it", fix)
     if isinstance(error, click.MissingParameter) and error.param is not None:

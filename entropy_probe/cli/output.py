@@ -1,6 +1,7 @@
 """What a verb says: its result on standard output, remarks and progress on standard error."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from entropy_probe.viewing.visible import visible_text
+from entropy_probe.viewing.visible import columns, visible_text
 
 AS_JSON, QUIET = "entropy_probe.json", "entropy_probe.quiet"
 """Where the options of the call in progress are kept, in click's context."""
@@ -33,8 +34,8 @@ def note(text: str) -> None:
 
 
 def write_json(values: object) -> None:
-    """Write a result for programs; everything beyond ASCII is escaped."""
-    click.echo(json.dumps(values, indent=None, allow_nan=False))
+    """Write a result for programs: in ASCII, and null where a number is not finite."""
+    click.echo(json.dumps(_plain(values), allow_nan=False))
 
 
 def write_path(path: Path, values: Mapping[str, Any]) -> None:
@@ -62,6 +63,15 @@ def progress(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield move
 
 
+def _plain(value: object) -> object:
+    """Give a value without the numbers that JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
     """Align cells, which must be printable, in columns; the last one is left ragged.
 
@@ -69,8 +79,6 @@ def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> list
         rows: lines of cells, the heading first.
         right: columns that are numbers.
     """
-    from entropy_probe.viewing.visible import columns
-
     widths = [max(columns(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

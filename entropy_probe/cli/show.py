@@ -137,6 +137,7 @@ def _tokens(rollouts: "Rollouts", marks: "Marks", row: int) -> list[dict[str, An
     found = []
     for t in range(end):
         token, valid = int(rollouts.tokens[row, t]), bool(rollouts.valid[row, t])
+        rank = int(rollouts.ranks[row, t])
         found.append(
             {
                 "position": t,
@@ -145,7 +146,7 @@ def _tokens(rollouts: "Rollouts", marks: "Marks", row: int) -> list[dict[str, An
                 "is_prompt": t < start,
                 "entropy": float(rollouts.entropy[row, t]) if valid else None,
                 "logprob": float(rollouts.logprobs[row, t]) if valid else None,
-                "rank": int(rollouts.ranks[row, t]) if valid else None,
+                "rank": rank if valid and rank >= 0 else None,
                 "fork": bool(marks.forks[row, t]),
             }
         )

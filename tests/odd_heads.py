@@ -1,5 +1,6 @@
 """Heads that do more than a matrix product, beside the families of tiny.py."""
 
+import copy
 from types import SimpleNamespace
 
 import torch
@@ -28,7 +29,7 @@ def model_of(family: str):
     if family in CONFIGS:
         model = tiny_model(family)
     else:
-        model = AutoModelForCausalLM.from_config(SCALED[family]).eval()
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(SCALED[family])).eval()
         with torch.no_grad():
             model.get_output_embeddings().weight.mul_({"cohere": 35.0, "granite": 80.0}[family])
     head = model.get_output_embeddings()

@@ -1,5 +1,7 @@
 """Tiny random models of every family that the tests use, and a tokenizer, built from nothing."""
 
+import copy
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -36,8 +38,13 @@ CONFIGS = {
     "qwen2": Qwen2Config(**_GATED, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**_GATED),
     "gpt2": GPT2Config(
-        vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128,
-        bos_token_id=1, eos_token_id=2,
+        vocab_size=VOCAB,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=1,
+        eos_token_id=2,
     ),  # fmt: skip
     "gpt_neox": GPTNeoXConfig(**_SHAPE, intermediate_size=48),
     "gemma2": Gemma2Config(**_WINDOW, final_logit_softcapping=5.0, query_pre_attn_scalar=8),
@@ -53,7 +60,8 @@ FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 def tiny_model(family: str = "llama", *, spread: float = 8.0, seed: int = 0):
     """Give a random model, what enters its unembedding scaled up so that entropies spread."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
+    # A copy: saving or casting a model writes into its configuration.
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family])).eval()
     norms = [m for n, m in model.get_decoder().named_modules() if n in FINAL_NORMS]
     with torch.no_grad():
         for parameter in model.parameters():

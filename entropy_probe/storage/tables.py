@@ -109,8 +109,7 @@ def rollouts_from_tables(
     names = samples["sample"].to_numpy()
     lengths = samples["length"].to_numpy()
     order = np.argsort(names, kind="stable")
-    sample = tokens["sample"].to_numpy()
-    row = torch.from_numpy(order[np.searchsorted(names, sample, sorter=order)])
+    row = torch.from_numpy(order[np.searchsorted(names, tokens["sample"].to_numpy(), sorter=order)])
     place = torch.from_numpy(tokens["position"].to_numpy().astype(np.int64))
     if not np.array_equal(np.bincount(row.numpy(), minlength=len(names)), lengths):
         raise ValueError("samples have more or fewer tokens here than among the samples' lines")

@@ -66,7 +66,7 @@ def test_a_quantile_and_its_interval():
     rng = np.random.default_rng(3)
     values, owner = rng.random(4000), np.repeat(np.arange(100), 40)
     figure = fig.quantile(values, owner, 0.8)
-    assert figure.value == pytest.approx(np.quantile(values, 0.8))
+    assert figure.value == np.sort(values)[3199]
     assert figure.low < figure.value < figure.high
     assert 0.01 < figure.high - figure.low < 0.05
     one = fig.quantile(np.full(8, 2.5), np.arange(8), 0.5)

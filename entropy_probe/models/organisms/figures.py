@@ -85,7 +85,9 @@ def quantile(values: np.ndarray, problem: np.ndarray, q: float) -> Figure:
         mass = np.cumsum(weights[owner])
         drawn.append(sorted_values[np.searchsorted(mass, q * mass[-1])])
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Figure(float(np.quantile(values, q)), float(low), float(high), len(values))
+    # By the same rule as the draws: between two clusters another one may leave their interval.
+    value = float(np.quantile(values, q, method="inverted_cdf"))
+    return Figure(value, float(low), float(high), len(values))
 
 
 def per_problem(

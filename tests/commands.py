@@ -15,6 +15,9 @@ from typing import Any
 from tiny import tiny_model, tiny_tokenizer
 
 from entropy_probe.cli import main
+from entropy_probe.rollout import Rollouts
+from entropy_probe.storage.chunks import write_chunk
+from entropy_probe.storage.manifest import COMPLETE, Manifest, write_manifest
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ def _tiny() -> tempfile.TemporaryDirectory:
 def tiny_folder() -> str:
     """Give a tiny random model on disk: 3 layers, a context of 128 tokens, words w0 to w92."""
     return _tiny().name
+
+
+def write_run(path: Path, *records: Rollouts) -> None:
+    """Write records as a run that was imported, a chunk each."""
+    path.mkdir(parents=True)
+    about = records[0].provenance.to_dict()
+    write_manifest(path, Manifest("2026-01-02T03:04:05+00:00", {}, {}, None, about, COMPLETE))
+    first = 0
+    for index, record in enumerate(records):
+        write_chunk(path, index, record, first=first)
+        first += len(record)
 
 
 def no_sockets(monkeypatch) -> None:

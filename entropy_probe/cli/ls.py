@@ -48,7 +48,7 @@ def describe(path: Path) -> dict[str, Any]:
     try:
         manifest = read_manifest(path)
         samples = _count(path, manifest)
-    except (RunError, OSError) as error:
+    except (ValueError, OSError) as error:
         why = error.why if isinstance(error, RunError) else str(error)
         return {"run": str(path), "status": "damaged", "why": why, "samples": None} | about
     plan, about["created"] = manifest.plan, str(manifest.created)
@@ -70,7 +70,11 @@ def _count(path: Path, manifest: "Manifest") -> int:
         return sum(len(manifest.plan.samples_of(index)) for index in inside)
     import pyarrow.parquet as pq
 
-    return sum(pq.read_metadata(parts(path, index)["samples"]).num_rows for index in chunks)
+    count = 0
+    for index in chunks:
+        with parts(path, index)["samples"].open("rb") as table:
+            count += pq.read_metadata(table).num_rows
+    return count
 
 
 def _lines(found: list[dict[str, Any]]) -> list[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from entropy_probe.provenance import Provenance
+
 from .errors import NotARun, RunError
 from .files import replacing
 from .plan import Plan
@@ -13,6 +15,10 @@ from .plan import Plan
 SCHEMA_VERSION = 1
 MANIFEST = "run.json"
 COMPLETE, RUNNING = "complete", "running"
+_KINDS = {
+    "created": str, "libraries": dict, "hardware": dict, "plan": dict | None,
+    "provenance": dict | None, "status": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ def read_manifest(path: Path) -> Manifest:
         raise NotARun(path, f"it holds no {MANIFEST}")
     try:
         values = json.loads(file.read_bytes())
+    except OSError as error:
+        raise _damaged(file, error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:
         raise _damaged(file, f"it is not JSON ({error})") from None
     if not isinstance(values, dict) or "schema_version" not in values:
@@ -60,7 +68,17 @@ def read_manifest(path: Path) -> Manifest:
             f"its schema version is {version}, and this version reads up to {SCHEMA_VERSION}",
             "pip install --upgrade entropy-probe",
         )
+    return _content(file, values)
+
+
+def _content(file: Path, values: dict[str, Any]) -> Manifest:
+    """Give what a `run.json` of a known schema says."""
+    for name, kind in _KINDS.items():
+        if not isinstance(values.get(name), kind):
+            raise _damaged(file, f"its {name} is {values.get(name)!r:.80}")
     try:
+        if values["provenance"] is not None:
+            Provenance.from_dict(values["provenance"])
         plan = values.pop("plan")
         return Manifest(plan=None if plan is None else Plan.from_dict(plan), **values)
     except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -18,6 +18,13 @@ SCORE_ARGUMENTS = frozenset(
     }
 )  # fmt: skip
 _ARGUMENTS = {"sample": SAMPLE_ARGUMENTS, "score": SCORE_ARGUMENTS}
+_KINDS = {
+    "kind": str, "model": str, "weights": str, "inputs": Sequence, "arguments": Mapping,
+    "chunk": int, "threads": int, "device": str, "dtype": str, "revision": str | None,
+    "task": str | None, "problems": Sequence, "origin": str | None,
+}  # fmt: skip
+_ROW = {"tokens", "valid", "prompt_length", "group", "reward"}
+_PROBLEM = {"id", "answer", "facts"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Plan:
     """Hub revision that was asked for, where one was."""
     task: str | None = None
     """Task whose problems the prompts are, and whose verifier gives the rewards."""
-    problems: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    problems: Sequence[Mapping[str, Any]] = field(default_factory=list)
     """Id, answer and facts of each input's problem; empty where there is no task."""
     origin: str | None = None
     """Where rows that are scored come from, in words."""
@@ -62,12 +69,9 @@ class Plan:
             raise ValueError(f"arguments of a {self.kind} plan are missing or unknown: {odd}")
         if not self.inputs:
             raise ValueError("there is nothing to do: pass at least one prompt")
-        if self.chunk < 1:
+        if not _is_count(self.chunk):
             raise ValueError(f"a chunk must hold 1 input or more, got {self.chunk}")
-        if self.problems and len(self.problems) != len(self.inputs):
-            raise ValueError(
-                f"{len(self.problems)} problems do not go with {len(self.inputs)} prompts"
-            )
+        _check_rows(self)
 
     @property
     def chunks(self) -> int:
@@ -130,4 +134,23 @@ class Plan:
         known = {f.name for f in dataclasses.fields(cls)}
         if odd := sorted(set(values) ^ known):
             raise ValueError(f"the plan's fields are missing or unknown: {odd}")
+        for name, kind in _KINDS.items():
+            if not isinstance(values[name], kind):
+                raise ValueError(f"the plan's {name} makes no sense: {values[name]!r:.80}")
         return cls(**values)
+
+
+def _check_rows(plan: Plan) -> None:
+    """Raise unless inputs and problems hold what they must."""
+    if plan.kind == "sample" and not _is_count(plan.arguments["n"]):
+        raise ValueError(f"n must be 1 or more, got {plan.arguments['n']!r}")
+    if plan.kind == "score" and not all(_ROW <= set(row) for row in plan.inputs):
+        raise ValueError(f"a row to score must have {sorted(_ROW)}")
+    if not all(_PROBLEM <= set(problem) for problem in plan.problems):
+        raise ValueError(f"a problem must have {sorted(_PROBLEM)}")
+    if plan.problems and len(plan.problems) != len(plan.inputs):
+        raise ValueError(f"{len(plan.problems)} problems do not go with {len(plan.inputs)} prompts")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

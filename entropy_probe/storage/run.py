@@ -164,4 +164,7 @@ def open_run(path: str | Path) -> Run:
     >>> run[0], run.provenance.model, run.complete  # doctest: +SKIP
     """
     path = Path(path)
-    return Run(path, read_manifest(path), committed_chunks(path))
+    manifest = read_manifest(path)
+    planned = None if manifest.plan is None else manifest.plan.chunks
+    chunks = [i for i in committed_chunks(path) if planned is None or i < planned]
+    return Run(path, manifest, chunks)

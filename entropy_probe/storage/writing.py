@@ -96,15 +96,13 @@ def begin(
     for name in (SAMPLES, TOKENS, ACTIVATIONS):
         shutil.rmtree(out / name, ignore_errors=True)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    out.mkdir(parents=True, exist_ok=True)
-    with_space(
-        out,
-        0,
-        plan.chunks,
-        lambda: write_manifest(out, Manifest(created, libraries, hardware, plan)),
-    )
-    for name in (SAMPLES, TOKENS):
-        (out / name).mkdir(exist_ok=True)
+
+    def write() -> None:
+        write_manifest(out, Manifest(created, libraries, hardware, plan))
+        for name in (SAMPLES, TOKENS):
+            (out / name).mkdir(exist_ok=True)
+
+    with_space(out, 0, plan.chunks, write)
     return open_run(out)
 
 

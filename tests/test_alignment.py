@@ -81,8 +81,8 @@ def drawn(
     run=entropy_probe.sample, *, prompts=PROMPTS, temperature: float = 1.0, **options
 ) -> Rollouts:
     return run(
-        MODEL, TOKENIZER, prompts, n=4, max_new_tokens=10, temperature=temperature, seed=3,
-        batch_size=5, **(CAPTURE | options),
+        MODEL, TOKENIZER, prompts, temperature=temperature, seed=3, batch_size=5,
+        **({"n": 4, "max_new_tokens": 10} | CAPTURE | options),
     )  # fmt: skip
 
 
@@ -123,6 +123,15 @@ def test_the_stop_token_is_described_and_nothing_behind_it():
         stopped += int(row[-1] == STOP)
         assert row[-1] == STOP or len(row) == 10
     assert stopped >= 3
+
+
+def test_a_stop_token_that_also_pads_ends_rows_once():
+    rollouts = drawn(stop=[0], prompts=[[BOS, 3], [BOS, 39, 4]], max_new_tokens=30)
+    check_alignment(rollouts, LOGITS, 1.0)
+    ended = rollouts.tokens[torch.arange(len(rollouts)), rollouts.lengths - 1] == 0
+    assert ended.any()
+    assert ((rollouts.tokens == 0) & rollouts.valid).sum() == ended.sum()
+    check_alignment(rescored(rollouts), LOGITS, 1.0)
 
 
 def test_a_new_token_has_a_state_and_the_last_one_leaves_none():

@@ -14,6 +14,7 @@ from entropy_probe.hooks import (
     edit_residuals,
     evaluating,
     find_blocks,
+    read_output,
     read_residuals,
     resolve_layers,
 )
@@ -169,6 +170,19 @@ def test_a_prefill_in_pieces_is_joined(model):
 
 
 @torch.no_grad()
+def test_runs_without_a_cache_or_with_beams_are_told_by_their_count(model):
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    with read_residuals(model, [1]) as reader:
+        model.generate(IDS, attention_mask=MASK, use_cache=False, **options)
+        with pytest.raises(HooksSkipped, match=r"saw 90 tokens .* ran 33: .*ran twice"):
+            reader.take(tokens=3 * (9 + 2))
+        reader.clear()
+        model.generate(IDS, attention_mask=MASK, num_beams=2, **options)
+        with pytest.raises(HooksSkipped):
+            reader.take(tokens=3 * (9 + 2))
+
+
+@torch.no_grad()
 def test_what_was_taken_is_forgotten(model):
     with read_residuals(model, [0]) as reader:
         model(input_ids=IDS)
@@ -295,6 +309,17 @@ def test_networks_without_a_config_or_without_blocks_are_refused():
     model.blocks, model.tower = nn.ModuleList(), nn.ModuleDict()
     with pytest.raises(ValueError, match="found no list of 2 blocks in Tupled"):
         find_blocks(model)
+
+
+def test_outputs_of_a_module_are_read_as_it_runs(model):
+    before = hooks_on(model)
+    with suppress(ZeroDivisionError), read_output(model.lm_head) as outputs:
+        assert outputs == []
+        logits = [model(input_ids=IDS).logits, model(input_ids=IDS[:1]).logits]
+        assert all(map(torch.equal, outputs, logits))
+        assert len(outputs) == 2
+        raise ZeroDivisionError
+    assert hooks_on(model) == before
 
 
 def test_dropout_is_off_meanwhile_and_each_module_gets_its_own_mode_back(model):

@@ -9,7 +9,7 @@ from odd_heads import FAMILIES, Sharpened, model_of
 from tiny import CONFIGS, VOCAB, tiny_model, tiny_tokenizer
 
 from entropy_probe import sample, score
-from entropy_probe.hooks import HooksSkipped, edit_residuals, find_blocks
+from entropy_probe.hooks import HooksSkipped, edit_residuals, find_blocks, read_output
 
 TOKENIZER = tiny_tokenizer()
 PROMPTS = [[1, 30, 31, 32, 33, 34, 35, 36], [1, 40], [1, 50, 51, 52, 53]]
@@ -138,6 +138,14 @@ def test_prompt_tokens_are_scored_on_request():
     torch.testing.assert_close(whole.entropy.where(completion, 0), part.entropy)
     assert (whole.entropy[:, 1:3] > 0).all()
     assert not part.entropy[:, :3].any()
+
+
+def test_logits_of_every_position_never_exist():
+    """[batch seq vocab] in float32 is 0.6 MB a token at 150,000 tokens of vocabulary."""
+    model = tiny_model()
+    with read_output(model.lm_head) as outputs:
+        scored(model, *rows((40, 40, 30)))
+    assert sum(logits.shape[:-1].numel() for logits in outputs) <= 8
 
 
 def test_neither_batching_nor_padding_changes_a_score():

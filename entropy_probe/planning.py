@@ -46,6 +46,8 @@ def plan_samples(
         revision: hub revision that the model was loaded at.
     """
     model = decoder_of(model)
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a list of prompts, got a single str: pass [text]")
     problems = [p for p in prompts if isinstance(p, Problem)]
     if problems and (task is None or len(problems) < len(prompts)):
         raise ValueError("problems need the task that verifies them: pass task=, and problems only")
@@ -54,7 +56,7 @@ def plan_samples(
     stop_ids(model, tokenizer, arguments["stop"])
     inputs = [p.prompt if isinstance(p, Problem) else p for p in prompts]
     for i, ids in enumerate(encode_prompts(tokenizer, inputs)):
-        _refuse_long(model, f"prompt {i}", len(ids) + 1)
+        _refuse_ids(model, f"prompt {i}", ids, more=1)
     rows = max(_CHUNK_ROWS, 4 * settings.batch_size)
     plan = Plan(
         kind="sample",
@@ -106,11 +108,8 @@ def plan_scores(
         )
     if not any(row["valid"] for row in rows):
         raise ValueError("there is no token to score: every row is empty")
-    vocabulary = model.get_output_embeddings().weight.shape[0]
     for i, row in enumerate(rows):
-        _refuse_long(model, f"row {i}", len(row["tokens"]))
-        if not all(0 <= token < vocabulary for token in row["tokens"]):
-            raise ValueError(f"row {i} has token ids outside 0 to {vocabulary - 1}")
+        _refuse_ids(model, f"row {i}", row["tokens"])
     plan = Plan(
         kind="score",
         model=model_name(model),
@@ -166,13 +165,19 @@ def _checked_layers(model, arguments: dict[str, Any]) -> list[int]:
     return [] if arguments["residual_positions"] == "none" else layers
 
 
-def _refuse_long(model, name: str, tokens: int) -> None:
-    """Raise where a row does not fit into the model's context."""
+def _refuse_ids(model, name: str, ids: Sequence[int], *, more: int = 0) -> None:
+    """Raise where ids, and as many more, do not fit into the model's context or vocabulary."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and tokens > context:
+    if context is not None and len(ids) + more > context:
         raise ValueError(
-            f"{name} has {tokens} tokens, but the model's context is {context}: shorten it, or use "
-            "a model with a longer context"
+            f"{name} has {len(ids)} tokens, but the model's context is {context}: shorten it, or "
+            "use a model with a longer context"
+        )
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    if not all(0 <= token < vocabulary for token in ids):
+        raise ValueError(
+            f"{name} has token ids outside 0 to {vocabulary - 1}: were they made by another "
+            "tokenizer?"
         )
 
 

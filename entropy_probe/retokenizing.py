@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from .models.prompts import encode_prompts
 from .models.vocabulary import special_ids, token_bytes
 from .planning import rows_of
@@ -144,9 +146,12 @@ def _row_of_messages(
 
 
 def _render(tokenizer, messages: Sequence[dict], *, opening: bool = False) -> str:
-    return tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=opening, tokenize=False
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=opening, tokenize=False
+        )
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses a conversation: {error}") from None
 
 
 def _encode(tokenizer, text: str, *, more: bool = False) -> list[int]:

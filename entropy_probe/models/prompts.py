@@ -50,6 +50,7 @@ def _encode(tokenizer, prompt: object, number: int) -> list[int]:
     if isinstance(prompt, str):
         if not prompt:
             raise ValueError(f"prompt {number} is empty: write something for the model to continue")
+        _refuse_surrogates(prompt, number)
         return _open_ended(tokenizer, prompt)
     items = list(prompt) if isinstance(prompt, Sequence) else None
     if items and all(isinstance(i, int) and not isinstance(i, bool) for i in items):
@@ -67,6 +68,7 @@ def _encode(tokenizer, prompt: object, number: int) -> list[int]:
                 f"the chat template refuses prompt {number}: {error}; change its messages, or "
                 "render it yourself and pass the text"
             ) from None
+        _refuse_surrogates(text, number)
         return _single_bos(tokenizer, tokenizer(text, add_special_tokens=False).input_ids)
     if items == []:
         raise ValueError(f"prompt {number} is empty: write something for the model to continue")
@@ -74,6 +76,17 @@ def _encode(tokenizer, prompt: object, number: int) -> list[int]:
         f"prompt {number} must be a text, a list of messages or a list of token ids, "
         f"got {type(prompt).__name__}"
     )
+
+
+def _refuse_surrogates(text: str, number: int) -> None:
+    """Raise where a text holds what no tokenizer takes: half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"prompt {number} is no valid text: half of a surrogate pair at character "
+            f"{error.start}; read the file that it is from as UTF-8"
+        ) from None
 
 
 def _open_ended(tokenizer, text: str) -> list[int]:

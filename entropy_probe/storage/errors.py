@@ -40,3 +40,12 @@ class DiskFull(RunError):
             "--activations forks or none",
         )
         self.committed = committed
+
+
+def cannot_write(out: Path, error: OSError) -> RunError:
+    """Give the error of a place where no run directory can be."""
+    return RunError(
+        f"cannot write to {str(out)!r}",
+        error.strerror or str(error),
+        "pass another -o, in a folder where you may write",
+    )

@@ -5,11 +5,11 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from .errors import RunConflict
+from .errors import RunConflict, cannot_write
 
 LOCK = ".lock"
 """Begins the names of lock files. They hold who writes, and go when the writer is done."""
@@ -24,20 +24,25 @@ def writing(out: Path, *, shard: tuple[int, int] | None = None) -> Iterator[None
 
     Raises:
         RunConflict: another process is writing.
+        RunError: the directory cannot be made or written to.
     """
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
+            out.mkdir(parents=True, exist_ok=True)
             held.enter_context(_lock(out / LOCK, shared=shard is not None))
             if shard is not None:
                 number, count = shard
                 held.enter_context(_lock(out / f"{LOCK}-{number}-of-{count}", shared=False))
+        except OSError as error:
+            raise cannot_write(out, error) from None
+        try:
             yield
         finally:
             held.close()
-            if made and not any(out.iterdir()):
-                out.rmdir()
+            if made:
+                with suppress(OSError):  # it holds something, as it should
+                    out.rmdir()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,13 +15,15 @@ from entropy_probe.rollout import Rollouts
 
 from .chunks import is_intact, write_chunk
 from .chunks import remove_chunk as _remove_chunk
-from .errors import DiskFull, NotARun, RunConflict, RunError
+from .errors import DiskFull, NotARun, RunConflict, RunError, cannot_write
 from .files import TEMPORARY, is_full, remove_leftovers
 from .locking import LOCK
 from .manifest import COMPLETE, MANIFEST, RUNNING, Manifest, write_manifest
 from .parts import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks
 from .plan import Plan
 from .run import Run, open_run
+
+_CHECK = ".check-"
 
 
 def find_run(out: Path, *, resume: bool, overwrite: bool) -> Run | None:
@@ -66,24 +69,11 @@ def require_writable(out: Path) -> None:
     Raises:
         RunError: it cannot.
     """
-    made = []
     try:
-        for folder in [*reversed(out.parents), out]:
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
-        check = out / f".check{TEMPORARY}"
-        check.touch()
-        check.unlink()
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        Path(tempfile.mkdtemp(prefix=_CHECK, dir=there)).rmdir()
     except OSError as error:
-        raise RunError(
-            f"cannot write to {str(out)!r}",
-            error.strerror or str(error),
-            "pass another -o, in a folder where you may write",
-        ) from None
-    finally:
-        for folder in reversed(made):
-            folder.rmdir()
+        raise cannot_write(out, error) from None
 
 
 def begin(
@@ -186,5 +176,5 @@ def _occupied(out: Path) -> bool:
     """Tell whether anything is at a path, locks and leftovers of a killed first write aside."""
     if not out.is_dir():
         return out.exists()
-    ours = (LOCK, f".{MANIFEST}{TEMPORARY}")
+    ours = (LOCK, _CHECK, f".{MANIFEST}{TEMPORARY}")
     return any(not entry.name.startswith(ours) for entry in out.iterdir())

@@ -52,15 +52,18 @@ def demo(out: str, limit: int, n: int, overwrite: bool) -> None:
     find_run(path, resume=False, overwrite=True)
     require_writable(path)
     model, tokenizer = load_model(MODEL, "cpu", None, None)
-    from entropy_probe.capturing import carry_out
+    from entropy_probe.computing import computing_with
+    from entropy_probe.filling import carry_out
     from entropy_probe.planning import plan_samples
     from entropy_probe.tasks import get_task
 
     problems = get_task(TASK).problems(limit)
-    plan = plan_samples(model, tokenizer, problems, ARGUMENTS | {"n": n}, task=TASK)
     note(f"solving {limit} problems, {n} times each")
-    with resumable(path, plan.kind):
-        run = carry_out(model, tokenizer, plan, path, overwrite=True)
+    # One thread: on busy cores several would wait for each other, and the model is tiny.
+    with computing_with(1):
+        plan = plan_samples(model, tokenizer, problems, ARGUMENTS | {"n": n}, task=TASK)
+        with resumable(path, plan.kind):
+            run = carry_out(model, tokenizer, plan, path, overwrite=True)
     _tell(run, _write_report(run))
 
 

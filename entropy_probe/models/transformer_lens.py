@@ -23,13 +23,16 @@ def engine_of(model) -> Engine:
         ValueError: a `HookedTransformer`, another component of the library, or a bridge that is
             not around a Hugging Face model.
     """
+    from transformer_lens import HookedTransformer
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
 
     if not isinstance(model, TransformerBridge):
+        why = "it is not a whole model"
+        if isinstance(model, HookedTransformer):
+            why = "it is deprecated and folds norms into its weights, so its stream is not the model's"
         raise ValueError(
-            f"{type(model).__name__} is not supported: HookedTransformer is deprecated and folds "
-            "norms into its weights, so that its residual stream is not the model's; pass "
+            f"{type(model).__name__} cannot be captured on: {why}; pass "
             "TransformerBridge.boot_transformers(...) of the same model"
         )
     decoder = model.original_model

@@ -78,7 +78,7 @@ def capture(
     >>> capture(model, tokenizer, ["Compute"], "runs/mine", n=2)  # doctest: +SKIP
     """
     existing = find_run(Path(out), resume=resume, overwrite=overwrite)
-    if resume and existing and existing.plan and chunk_prompts is None:
+    if resume and existing is not None and existing.plan and chunk_prompts is None:
         chunk_prompts = existing.plan.chunk
     arguments = {
         "n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,

@@ -71,7 +71,7 @@ def capture_scores(
     >>> capture_scores(model, tokenizer, run, "runs/scored", residual_layers=[-1])  # doctest: +SKIP
     """
     existing = find_run(Path(out), resume=resume, overwrite=overwrite)
-    if resume and existing and existing.plan and chunk_rows is None:
+    if resume and existing is not None and existing.plan and chunk_rows is None:
         chunk_rows = existing.plan.chunk
     given = rows_to_score(tokenizer, source)
     rows = given.rows

@@ -47,14 +47,16 @@ def read_manifest(path: Path) -> Manifest:
         RunError: a `run.json` that is damaged, or of a newer schema.
     """
     file = path / MANIFEST
-    if not path.is_dir():
-        raise NotARun(path, "there is a file" if path.exists() else "there is no such folder")
-    if not file.is_file():
-        raise NotARun(path, f"it holds no {MANIFEST}")
     try:
-        values = json.loads(file.read_bytes())
+        if not path.is_dir():
+            raise NotARun(path, "there is a file" if path.exists() else "there is no such folder")
+        if not file.is_file():
+            raise NotARun(path, f"it holds no {MANIFEST}")
+        content = file.read_bytes()
     except OSError as error:
-        raise _damaged(file, error.strerror or str(error)) from None
+        raise NotARun(path, f"it cannot be read: {error.strerror or error}") from None
+    try:
+        values = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise _damaged(file, f"it is not JSON ({error})") from None
     if not isinstance(values, dict) or "schema_version" not in values:

@@ -42,10 +42,12 @@ def find_run(out: Path, *, resume: bool, overwrite: bool) -> Run | None:
             "one keeps what is there, the other removes it",
             "pass one of them",
         )
-    if not _occupied(out):
-        return None
     try:
+        if not _occupied(out):
+            return None
         run = open_run(out)
+    except OSError as error:
+        raise cannot_write(out, error) from None
     except NotARun as error:
         raise RunConflict(
             f"{str(out)!r} is taken by something that is not a run", error.why, "pass another -o"

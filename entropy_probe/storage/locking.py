@@ -27,34 +27,36 @@ def writing(out: Path, *, shard: tuple[int, int] | None = None) -> Iterator[None
         RunError: the directory cannot be made or written to.
     """
     made = not out.exists()
-    with ExitStack() as held:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_lock(out / LOCK, shared=shard is not None))
-            if shard is not None:
-                number, count = shard
-                held.enter_context(_lock(out / f"{LOCK}-{number}-of-{count}", shared=False))
-        except OSError as error:
-            raise cannot_write(out, error) from None
-        try:
+    try:
+        with ExitStack() as held:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(_lock(out / LOCK, shared=shard is not None))
+                if shard is not None:
+                    number, count = shard
+                    held.enter_context(_lock(out / f"{LOCK}-{number}-of-{count}", shared=False))
+            except OSError as error:
+                raise cannot_write(out, error) from None
             yield
-        finally:
-            held.close()
-            if made:
-                with suppress(OSError):  # it holds something, as it should
-                    out.rmdir()
+    finally:
+        if made:
+            with suppress(OSError):  # it holds something, as it should
+                out.rmdir()
 
 
 @contextmanager
 def _lock(path: Path, *, shared: bool) -> Iterator[None]:
-    """Hold a lock file; the last one to hold it removes it."""
+    """Hold a lock file, which says who does; the last one to hold it removes it."""
     handle = _opened(path, shared)
     try:
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
         yield
     finally:
-        if _upgraded(handle):
+        if _alone(handle):
             path.unlink(missing_ok=True)
-        handle.close()
+        with suppress(OSError):  # what could not be written then cannot be now
+            handle.close()
 
 
 def _opened(path: Path, shared: bool) -> IO[str]:
@@ -76,16 +78,14 @@ def _opened(path: Path, shared: bool) -> IO[str]:
             warnings.warn(
                 f"no locks on the file system of {str(path.parent)!r} ({error.strerror}): make "
                 "sure that no other process writes there",
-                stacklevel=5,
+                stacklevel=6,
             )
         if path.exists() and os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
             return handle
         handle.close()
 
 
-def _upgraded(handle: IO[str]) -> bool:
+def _alone(handle: IO[str]) -> bool:
     """Tell whether nobody else holds the lock any more."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,6 +39,12 @@ class _Worker:
 
         return self.model.config.get_text_config().hidden_size, hardware_of(self.model)
 
+    def depth(self) -> int:
+        """Count the model's blocks."""
+        from .hooks import find_blocks
+
+        return len(find_blocks(self.model))
+
     def plan_samples(self, prompts: Sequence[object], arguments: dict, options: dict) -> "Plan":
         """Plan a capture where the model is."""
         from .planning import plan_samples

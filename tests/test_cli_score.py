@@ -79,7 +79,7 @@ def test_scores_that_were_cut_off_go_on_alone():
     for table in ("samples", "tokens"):
         Path(f"scored/{table}.parquet/chunk-00000.parquet").unlink()
     wrong = probe("capture", "--resume", "-o", "scored")
-    assert (wrong.code, wrong.told[2]) == (2, "`probe score --resume -o scored`")
+    assert (wrong.code, wrong.told[2]) == (2, "probe score --resume -o scored")
     result = probe("score", "--resume", "-o", "scored")
     assert result.code == 0, result.err
     assert torch.equal(open_run("scored").rollouts().entropy, whole.entropy)

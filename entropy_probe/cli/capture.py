@@ -2,19 +2,10 @@
 
 import click
 
+from .machines import Choice, Filling, running
 from .options import count_option, model_options, speaking, writing_options
-from .output import note
 from .prompts import read_prompts
-from .running import (
-    check_out,
-    conclude,
-    fill,
-    go_on,
-    goes_on_alone,
-    layer_numbers,
-    load_model,
-    require_model,
-)
+from .running import check_out, conclude, fill, go_on, goes_on_alone, layer_numbers, require_model
 
 
 @click.command()
@@ -57,36 +48,31 @@ def capture(
     limit: int | None, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int,
     stop: tuple[str, ...], seed: int, batch_size: int, chunk_prompts: int | None,
     layers: tuple[int, ...] | str | None, activations: str, alternatives: int, fraction: float,
-    max_disk: int | None, resume: bool, overwrite: bool, out: str | None,
+    max_disk: int | None, shard: tuple[int, int] | None, ray: str | None, resume: bool,
+    overwrite: bool, out: str | None,
 ) -> None:  # fmt: skip
     """Sample from a model into a run directory.
 
     Entropy, alternatives and (with --layers) activations are captured in the pass that
     generates, and saved chunk by chunk; a capture that was cut off goes on with --resume.
     """
+    how = Filling(resume, overwrite, shard, max_disk)
+    choice = Choice(model, device, dtype, revision)
     if goes_on_alone(context):
-        conclude(go_on(out, "sample", model, device, dtype, revision))
+        conclude(go_on(out, "sample", choice, how, ray))
         return
     model = require_model(model)
     inputs = read_prompts(texts, prompts, task, limit)
-    path, existing = check_out(out, model, resume=resume, overwrite=overwrite)
-    if resume and existing is not None and existing.plan and chunk_prompts is None:
-        chunk_prompts = existing.plan.chunk
-    loaded, tokenizer = load_model(model, device, dtype, revision)
-    from entropy_probe.planning import plan_samples
-
-    arguments = {
-        "n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
-        "top_k": top_k, "residual_layers": layer_numbers(loaded, layers, activations),
-        "residual_positions": activations, "alternatives": alternatives, "seed": seed,
-        "batch_size": batch_size, "stop": list(stop), "fraction": fraction,
-    }  # fmt: skip
-    plan = plan_samples(
-        loaded, tokenizer, inputs, arguments, task=task, chunk_prompts=chunk_prompts,
-        revision=revision,
-    )  # fmt: skip
-    if resume and existing is None:
-        note("there is no run yet: this is a new one")
-    conclude(
-        fill(loaded, tokenizer, plan, path, resume=resume, overwrite=overwrite, max_disk=max_disk)
-    )
+    path, begun = check_out(out, model, how, ray)
+    with running(choice, ray, begun and begun.threads) as where:
+        arguments = {
+            "n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
+            "top_k": top_k, "residual_layers": layer_numbers(where, layers, activations),
+            "residual_positions": activations, "alternatives": alternatives, "seed": seed,
+            "batch_size": batch_size, "stop": list(stop), "fraction": fraction,
+        }  # fmt: skip
+        chunk = chunk_prompts or (begun and begun.chunk)
+        options = {"task": task, "chunk_prompts": chunk, "revision": revision}
+        plan = where.plan_samples(inputs, arguments, options)
+        run = fill(where, plan, path, how)
+    conclude(run)

@@ -8,10 +8,11 @@ import click
 
 from entropy_probe.storage.errors import RunConflict
 
+from .machines import Choice, Filling, Here
 from .options import count_option, speaking
-from .output import note, write_path
+from .output import note, progress, write_path
 from .reading import new_file
-from .running import load_model, resumable
+from .running import resumable
 
 if TYPE_CHECKING:
     from entropy_probe.storage.plan import Plan
@@ -51,19 +52,17 @@ def demo(out: str, limit: int, n: int, overwrite: bool) -> None:
 
     find_run(path, resume=False, overwrite=True)
     require_writable(path)
-    model, tokenizer = load_model(MODEL, "cpu", None, None)
+    where = Here(Choice(MODEL, "cpu", None, None))
     from entropy_probe.computing import computing_with
-    from entropy_probe.filling import carry_out
-    from entropy_probe.planning import plan_samples
     from entropy_probe.tasks import get_task
 
     problems = get_task(TASK).problems(limit)
     note(f"solving {limit} problems, {n} times each")
     # One thread: on busy cores several would wait for each other, and the model is tiny.
     with computing_with(1):
-        plan = plan_samples(model, tokenizer, problems, ARGUMENTS | {"n": n}, task=TASK)
-        with resumable(path, plan.kind):
-            run = carry_out(model, tokenizer, plan, path, overwrite=True)
+        plan = where.plan_samples(problems, ARGUMENTS | {"n": n}, {"task": TASK})
+        with resumable(path, plan.kind), progress("sample") as report:
+            run = where.carry_out(plan, path, Filling(overwrite=True), report)
     _tell(run, _write_report(run))
 
 

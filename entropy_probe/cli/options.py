@@ -52,6 +52,23 @@ class Size(click.ParamType):
         return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))
 
 
+class Shard(click.ParamType):
+    """One of so many shares of a run: i/n."""
+
+    name = "shard"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Give (i, n)."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is no shard: give i/n, with i from 1 to n", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 def _keep(key: str) -> Callable:
     """Give a callback that keeps a flag where `output` looks for it."""
 
@@ -135,6 +152,10 @@ def writing_options(command: Callable) -> Callable:
         fraction_option("Share of the tokens whose activations are kept as forks."),
         click.option("--max-disk", type=Size(), metavar="SIZE",
                      help="Refuse a run that may take more: 500MB, 2GB."),
+        click.option("--shard", type=Shard(), metavar="I/N",
+                     help="Compute a share of the chunks; all shards write to the same -o."),
+        click.option("--ray", metavar="ADDRESS",
+                     help="Compute on a Ray cluster: local, auto, ray://HOST:PORT (extra ray)."),
         click.option("--resume", is_flag=True, help="Go on with the run at -o; alone, as begun."),
         click.option("--overwrite", is_flag=True, help="Replace the run at -o."),
         click.option(

@@ -1,4 +1,4 @@
-"""What verbs that fill a run directory share: load, estimate, carry out, say how to go on."""
+"""What verbs that fill a run directory share: where it goes, what it takes, how to go on."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from entropy_probe.storage.errors import DiskFull, RunError
 
 from .failing import Failure, explain, usage
+from .machines import Choice, Filling, Here, OnRay, running
 from .output import note, progress, write_path
 
 if TYPE_CHECKING:
@@ -22,15 +23,7 @@ if TYPE_CHECKING:
     from entropy_probe.storage.run import Run
 
 # With --resume these may differ from what the run was begun with, or be left out.
-_FREE = frozenset({"model", "device", "dtype", "revision", "out", "resume", "max_disk"})
-
-
-def load_model(model: str, device: str | None, dtype: str | None, revision: str | None) -> tuple:
-    """Give (model, tokenizer)."""
-    from entropy_probe.models import load
-
-    note(f"loading {model}")
-    return load(model, device=device, dtype=dtype, revision=revision)
+_FREE = frozenset({"model", "device", "dtype", "revision", "out", "resume", "max_disk", "ray"})
 
 
 def goes_on_alone(context: click.Context) -> bool:
@@ -56,14 +49,25 @@ def require_model(model: str | None) -> str:
     return model
 
 
-def check_out(out: str | None, model: str, *, resume: bool, overwrite: bool) -> tuple[Path, Any]:
-    """Give where the run goes, and the run that is there; fail before anything slow begins."""
+def check_out(
+    out: str | None, model: str, how: Filling, ray: str | None
+) -> "tuple[Path, Plan | None]":
+    """Give where the run goes, and the plan to go on with; fail before anything slow begins."""
     from entropy_probe.storage.writing import find_run, require_writable
 
     path = Path(out) if out is not None else default_out(model)
-    existing = find_run(path, resume=resume, overwrite=overwrite)
+    if how.shard is None:
+        run = find_run(path, resume=how.resume, overwrite=how.overwrite)
+        require_writable(path)
+        return path, run.plan if run is not None and how.resume else None
+    if out is None:
+        why = "every shard writes to the same run, and there is no -o"
+        raise usage("a shard of which run?", why, "pass the same -o RUN to every shard")
+    if ray is not None:
+        why = "Ray shares the chunks out by itself"
+        raise usage("--shard and --ray exclude each other", why, "leave one of them out")
     require_writable(path)
-    return path, existing
+    return path, None
 
 
 def default_out(model: str) -> Path:
@@ -74,7 +78,9 @@ def default_out(model: str) -> Path:
     return path if not path.exists() else path.with_name(f"{path.name}-{datetime.now():%f}")
 
 
-def layer_numbers(model, layers: tuple[int, ...] | str | None, activations: str) -> list[int]:
+def layer_numbers(
+    where: Here | OnRay, layers: tuple[int, ...] | str | None, activations: str
+) -> list[int]:
     """Give the layers to keep, ``all`` written out."""
     if layers is None:
         if click.get_current_context().get_parameter_source("activations") is not (
@@ -83,54 +89,45 @@ def layer_numbers(model, layers: tuple[int, ...] | str | None, activations: str)
             return []
         why = f"--activations {activations} was given, but no layer to keep them of"
         raise usage("activations of which layers?", why, "add --layers last, or 0,8,-1, or all")
-    if layers == "all":
-        from entropy_probe.hooks import find_blocks
-
-        return list(range(len(find_blocks(model))))
-    return list(layers)
+    return list(range(where.depth())) if layers == "all" else list(layers)
 
 
-def go_on(
-    out: str, kind: str, model: str | None, device: str | None, dtype: str | None,
-    revision: str | None,
-) -> "Run":  # fmt: skip
-    """Go on with a run by the plan that it holds."""
+def go_on(out: str, kind: str, choice: Choice, how: Filling, ray: str | None) -> "Run":
+    """Go on with a run by the plan that it holds; what the choice leaves open is the plan's."""
+    from entropy_probe.storage.chunks import is_intact
     from entropy_probe.storage.run import open_run
 
     run = open_run(out)
-    if run.plan is None or run.plan.kind != kind:
-        verb = "nothing to go on with: it was imported" if run.plan is None else "another verb's"
-        raise usage(
-            f"{out!r} cannot be gone on with by this verb",
-            f"its plan is {verb}",
-            f"`{resume_command(run.path, run.plan.kind if run.plan else kind)}`",
-        )
-    if run.complete and run.manifest.status == "complete":
+    plan = run.plan
+    if plan is None:
+        why = "it was imported, so that nothing of it is missing"
+        raise usage(f"{out!r} cannot be gone on with", why, "read it as it is: probe show")
+    if plan.kind != kind:
+        why = "another verb began it"
+        raise usage(f"{out!r} cannot be gone on with", why, resume_command(run.path, plan.kind))
+    if run.complete and all(is_intact(run.path, i, plan.samples_of(i)) for i in run.chunks):
         note(f"{out} is complete already")
         return run
-    plan = run.plan
-    loaded = load_model(model or plan.model, device, dtype or plan.dtype, revision or plan.revision)
-    return fill(*loaded, plan, run.path, resume=True)
+    choice = Choice(
+        choice.reference or plan.model,
+        choice.device,
+        choice.dtype or plan.dtype,
+        choice.revision or plan.revision,
+    )
+    with running(choice, ray, plan.threads) as where:
+        return fill(where, plan, run.path, how)
 
 
-def fill(
-    model, tokenizer, plan: "Plan", out: Path, *, resume: bool = False, overwrite: bool = False,
-    max_disk: int | None = None,
-) -> "Run":  # fmt: skip
+def fill(where: Here | OnRay, plan: "Plan", out: Path, how: Filling) -> "Run":
     """Carry out a plan: estimate first, progress meanwhile, the way on if it is cut off."""
-    from entropy_probe.filling import carry_out
     from entropy_probe.storage.estimate import estimate_bytes, words_for
 
-    width = model.config.get_text_config().hidden_size
-    size, free = estimate_bytes(plan, d_model=width), _free_space(out)
-    where = f"{words_for(free)} are free"
-    where += "" if size < free else ": they may not do, pass --max-disk or keep less"
-    note(f"{counted(plan.samples, 'sample')} in {out}: at most {words_for(size)} on disk, {where}")
-    with resumable(out, plan.kind), progress("sample") as report:
-        return carry_out(
-            model, tokenizer, plan, out, resume=resume, overwrite=overwrite, max_disk=max_disk,
-            progress=report,
-        )  # fmt: skip
+    size, free = estimate_bytes(plan, d_model=where.width()), _free_space(out)
+    room = f"{words_for(free)} are free"
+    room += "" if size < free else ": they may not do, pass --max-disk or keep less"
+    note(f"{counted(plan.samples, 'sample')} in {out}: at most {words_for(size)} on disk, {room}")
+    with resumable(out, plan.kind, how.shard), progress("sample") as report:
+        return where.carry_out(plan, out, how, report)
 
 
 def resume_command(out: Path, kind: str) -> str:
@@ -140,23 +137,24 @@ def resume_command(out: Path, kind: str) -> str:
 
 
 @contextmanager
-def resumable(out: Path, kind: str) -> Iterator[None]:
+def resumable(out: Path, kind: str, shard: tuple[int, int] | None = None) -> Iterator[None]:
     """Turn what cuts a run off into how many chunks are safe and the command that goes on."""
+    on = resume_command(out, kind) if shard is None else "the same command again"
     try:
         yield
     except KeyboardInterrupt as error:
-        raise _cut_off("interrupted", "interrupted", "", out, kind) from error
+        raise _cut_off("interrupted", "interrupted", "", out, on) from error
     except DiskFull as error:
-        raise _cut_off("run", error.what, error.why, out, kind, error.fix) from error
+        raise _cut_off("run", error.what, error.why, out, on, error.fix) from error
     except RunError:
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         told = explain(error)
-        raise _cut_off(told.kind, told.what, told.why, out, kind, told.fix) from error
+        raise _cut_off(told.kind, told.what, told.why, out, on, told.fix) from error
 
 
-def _cut_off(kind: str, what: str, why: str, out: Path, plan: str, fix: str = "") -> Failure:
-    """Say what a run that was cut off has left."""
+def _cut_off(kind: str, what: str, why: str, out: Path, on: str, fix: str = "") -> Failure:
+    """Say what a run that was cut off has left, and what goes on with it."""
     from entropy_probe.storage.manifest import read_manifest
     from entropy_probe.storage.parts import committed_chunks
 
@@ -169,8 +167,7 @@ def _cut_off(kind: str, what: str, why: str, out: Path, plan: str, fix: str = ""
         kind = "partial"
     chunks = planned.chunks if planned else saved
     safe = f"{saved} of {chunks} chunks are saved and whole in {str(out)!r}"
-    on = f"go on with: {resume_command(out, plan)}"
-    return Failure(kind, what, f"{why}; {safe}" if why else safe, on)
+    return Failure(kind, what, f"{why}; {safe}" if why else safe, f"go on with: {on}")
 
 
 def conclude(run: "Run") -> None:
@@ -185,7 +182,10 @@ def conclude(run: "Run") -> None:
     reward = sum(rewards) / len(rewards) if rewards else None
     words = "" if reward is None else f", mean reward {reward:.3g}"
     note(f"{counted(len(run), 'sample')}, {counted(tokens, 'token')}{words}")
-    note(f"next: probe report {shlex.quote(str(run.path))}")
+    if run.complete:
+        note(f"next: probe report {shlex.quote(str(run.path))}")
+    else:
+        note(f"{len(run.chunks)} of {run.plan.chunks} chunks are there")
     values = {
         "run": str(run.path), "status": run.manifest.status, "samples": len(run),
         "tokens": tokens, "mean_reward": reward,

@@ -1,23 +1,18 @@
 """`probe score`: describe tokens that exist already, a text's or another run's."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .failing import usage
+from .machines import Choice, Filling, running
 from .options import count_option, model_options, speaking, writing_options
 from .prompts import read_prompts, refuse_without_samples
-from .running import (
-    check_out,
-    conclude,
-    fill,
-    go_on,
-    goes_on_alone,
-    layer_numbers,
-    load_model,
-    require_model,
-)
+from .running import check_out, conclude, fill, go_on, goes_on_alone, layer_numbers, require_model
+
+if TYPE_CHECKING:
+    from entropy_probe.retokenizing import Given
 
 
 @click.command()
@@ -48,47 +43,60 @@ def score(
     dtype: str | None, revision: str | None, texts: tuple[str, ...], prompts: str | None,
     limit: int | None, temperature: float | None, include_prompts: bool, seed: int,
     batch_size: int, layers: tuple[int, ...] | str | None, activations: str, alternatives: int,
-    fraction: float, max_disk: int | None, resume: bool, overwrite: bool, out: str | None,
+    fraction: float, max_disk: int | None, shard: tuple[int, int] | None, ray: str | None,
+    resume: bool, overwrite: bool, out: str | None,
 ) -> None:  # fmt: skip
     """Describe tokens that exist: a text, or another run.
 
     Gives the record that sampling them would have given. The tokens of a text are all described
     but the first; of a RUN, another model's or another tool's, those that were generated.
     """
+    how = Filling(resume, overwrite, shard, max_disk)
+    choice = Choice(model, device, dtype, revision)
     if goes_on_alone(context):
-        conclude(go_on(out, "score", model, device, dtype, revision))
+        conclude(go_on(out, "score", choice, how, ray))
         return
     model = require_model(model)
     source = _source(run, texts, prompts, limit)
-    path, existing = check_out(out, model, resume=resume, overwrite=overwrite)
+    path, begun = check_out(out, model, how, ray)
+    _refuse_same(path, run)
+    with running(choice, ray, begun and begun.threads) as where:
+        rows, known = _rows(where.tokenizer, source, limit, include_prompts)
+        arguments = {
+            "temperature": known.temperature if temperature is None else temperature,
+            "residual_layers": layer_numbers(where, layers, activations),
+            "residual_positions": activations, "alternatives": alternatives, "seed": seed,
+            "batch_size": batch_size, "fraction": fraction,
+        }  # fmt: skip
+        options = {
+            "task": known.task, "problems": known.problems[:limit], "origin": known.origin,
+            "chunk_rows": begun and begun.chunk, "revision": revision,
+        }  # fmt: skip
+        found = fill(where, where.plan_scores(rows, arguments, options), path, how)
+    conclude(found)
+
+
+def _rows(
+    tokenizer, source: Any, limit: int | None, include_prompts: bool
+) -> "tuple[list[dict[str, Any]], Given]":
+    """Give the rows to score, and what is known of where they come from."""
+    from entropy_probe.retokenizing import rows_to_score
+
+    given = rows_to_score(tokenizer, source)
+    rows = list(given.rows[:limit])
+    if include_prompts:
+        rows = [row | {"valid": [[1, len(row["tokens"])]]} for row in rows]
+    return rows, given
+
+
+def _refuse_same(path: Path, run: str | None) -> None:
+    """Raise where the scores would be written over what is scored."""
     if run is not None and path.resolve() == Path(run).resolve():
         raise usage(
             "the scores need a folder of their own",
             f"{run!r} is both what is to be read and where to write",
             "pass another -o",
         )
-    loaded, tokenizer = load_model(model, device, dtype, revision)
-    from entropy_probe.planning import plan_scores
-    from entropy_probe.retokenizing import rows_to_score
-
-    given = rows_to_score(tokenizer, source)
-    rows, problems = given.rows[:limit], given.problems[:limit]
-    if include_prompts:
-        rows = [row | {"valid": [[1, len(row["tokens"])]]} for row in rows]
-    arguments = {
-        "temperature": given.temperature if temperature is None else temperature,
-        "residual_layers": layer_numbers(loaded, layers, activations),
-        "residual_positions": activations, "alternatives": alternatives, "seed": seed,
-        "batch_size": batch_size, "fraction": fraction,
-    }  # fmt: skip
-    chunk = existing.plan.chunk if resume and existing is not None and existing.plan else None
-    plan = plan_scores(
-        loaded, rows, arguments, task=given.task, problems=problems, origin=given.origin,
-        chunk_rows=chunk, revision=revision,
-    )  # fmt: skip
-    conclude(
-        fill(loaded, tokenizer, plan, path, resume=resume, overwrite=overwrite, max_disk=max_disk)
-    )
 
 
 def _source(run: str | None, texts: tuple[str, ...], file: str | None, limit: int | None) -> Any:

@@ -1,12 +1,13 @@
 """The head of every family: its parts, what enters it, and heads that it does not describe."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from odd_heads import FAMILIES, Sharpened, model_of
 from tiny import CONFIGS
-from transformers import AutoModel, BertConfig, BertLMHeadModel
+from transformers import AutoModel, AutoModelForCausalLM
 
 from entropy_probe.models.unembedding import check_unembedding, final_states, unembedding
 
@@ -80,10 +81,12 @@ def test_a_head_that_does_what_no_configuration_says_is_noticed():
 
 
 def test_a_model_whose_states_look_ahead_is_noticed():
-    shape = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ahead = BertLMHeadModel(BertConfig(**shape, intermediate_size=48)).eval()
+    config = copy.deepcopy(CONFIGS["gemma3"])
+    config.use_bidirectional_attention = True
+    ahead = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(ValueError, match="does not predict a token from the tokens before it"):
         check_unembedding(ahead, unembedding(ahead), IDS)
+    check_unembedding(ahead, unembedding(ahead), IDS[:, :1])  # nothing is ahead of one token
 
 
 def test_low_precision_is_not_taken_for_another_head():

@@ -220,10 +220,7 @@ class Loop:
             **placed,
             **self.engine.last_only,
         )
-        states = {}
-        if self.reader is not None:
-            taken = self.reader.take(tokens=ids.numel())
-            states = {layer: state[:, -1:] for layer, state in taken.items()}
+        states = {} if self.reader is None else self.reader.take(tokens=ids.numel())
         return logits[:, -1], states
 
     def _draw(self, batch: _Batch) -> Int[Tensor, " slots"]:

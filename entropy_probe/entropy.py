@@ -77,8 +77,7 @@ def entropy_of_shifted(
     """Give the entropy of weights / sum(weights), where weights = exp(shifted)."""
     total = weights.sum(dim=-1)
     dot = torch.linalg.vecdot(shifted, weights)
-    # Rounding may leave -1e-8 where one token holds everything.
-    return (total.log() - dot / total).clamp_(min=0.0)
+    return total.log() - dot / total  # both terms are >= 0: the largest weight is 1
 
 
 @torch.no_grad()
@@ -214,7 +213,7 @@ def _stats_tiled(
         peak = higher
     log_total = total.log()
     return (
-        (log_total - dot / total).clamp_(min=0.0),
+        log_total - dot / total,
         exact - peak - log_total,
         ranks,
         best_ids.to(torch.int32),

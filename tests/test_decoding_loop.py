@@ -143,7 +143,7 @@ def test_a_pass_that_skips_hooks_raises_instead_of_giving_old_states(tokenizer, 
             block._forward_hooks.update(hooks)
 
     monkeypatch.setattr(model, "forward", replaying)
-    with pytest.raises(HooksSkipped, match="layer 1 saw 0 tokens while the model ran 4"):
+    with pytest.raises(HooksSkipped, match=r"layer 1 saw 0 tokens while the model ran \d"):
         sampled(model, tokenizer)
     assert len(calls) == 2
     assert not any(block._forward_hooks for block in model.model.layers)

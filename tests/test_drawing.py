@@ -109,12 +109,15 @@ def test_only_what_has_weight_is_drawn():
     assert not drawn.near_tie.any()
 
 
-def test_a_draw_changes_under_rounding_only_where_it_is_reported():
-    logits = torch.randn(1, 150) * 2
-    shaken = logits + (torch.rand(COUNT, 150) - 0.5) * NEAR_TIE * 0.98
-    rows, positions = torch.zeros(COUNT, dtype=torch.long), torch.arange(COUNT)
-    one = draw(logits.exp().repeat(COUNT, 1), seed=0, rows=rows, positions=positions)
-    other = draw(shaken.exp(), seed=0, rows=rows, positions=positions)
+@pytest.mark.parametrize("every", [1, 40], ids=["within blocks", "between blocks"])
+def test_a_draw_changes_under_rounding_only_where_it_is_reported(every):
+    logits = torch.full((1, 150), -torch.inf)
+    logits[:, ::every] = 0.0
+    positions = torch.arange(2 * COUNT)
+    shaken = logits + (torch.rand(2 * COUNT, 150) - 0.5) * NEAR_TIE * 0.98
+    noise = {"seed": 0, "rows": torch.zeros_like(positions), "positions": positions}
+    one = draw(logits.exp().repeat(2 * COUNT, 1), **noise)
+    other = draw(shaken.exp(), **noise)
     changed = one.tokens != other.tokens
     assert changed.any()  # the shaking is large enough to show something
     assert not (changed & ~one.near_tie).any()

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entropy_probe.drawing import uniform_noise
 from entropy_probe.forking import forking_mask
-from entropy_probe.keeping import StateKeeper
+from entropy_probe.keeping import StateKeeper, _priority
 
 LAYERS = [0, 3]
 
@@ -83,6 +84,14 @@ def test_the_others_are_drawn_evenly_from_what_is_not_a_fork():
     assert seen[33:].sum() == 0  # the 8 forks
     assert seen[1:33].sum() == 8 * 500
     assert (seen[1:33] - 125).abs().max() < 5 * math.sqrt(500 * 0.25 * 0.75)
+
+
+def test_the_choice_of_others_knows_nothing_of_the_draws():
+    rows, places = torch.arange(50), torch.arange(50)
+    chance = _priority(3, rows, places)
+    for stream in (0, 1):
+        noise = uniform_noise(3, rows, places, 1, stream=stream)[:, 0]
+        assert not (chance == noise).any()
 
 
 def test_the_same_seed_gives_the_same_others():

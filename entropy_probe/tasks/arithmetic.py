@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from entropy_probe.tasks import generator, verifier
+from entropy_probe.tasks.generator import problems as draw_problems
 from entropy_probe.tasks.problem import Problem
+from entropy_probe.tasks.verifier import verify as verify_answer
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Arithmetic:
         Raises:
             ValueError: an unknown split, or a limit below 1.
         """
-        return generator.problems(self.subset, limit, split=split, seed=seed)
+        return draw_problems(self.subset, limit, split=split, seed=seed)
 
     def verify(self, problem: Problem, completion: str) -> float:
         """Give 1.0 if the completion's final answer is right, marked or not, else 0.0."""
-        return verifier.verify(problem, completion)
+        return verify_answer(problem, completion)

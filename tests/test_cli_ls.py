@@ -45,6 +45,14 @@ def test_runs_are_listed_with_what_is_there_of_them():
     }  # fmt: skip
 
 
+def test_the_newest_comes_first():
+    for name, day in (("a", "02"), ("b", "03"), ("c", "01")):
+        write_run(Path(name), record_of([b"a"]))
+        manifest = Path(name, "run.json")
+        manifest.write_text(manifest.read_text().replace("2026-01-02", f"2026-01-{day}"))
+    assert [run["run"] for run in probe("ls", "--json").json] == ["b", "a", "c"]
+
+
 def test_a_run_itself_can_be_listed():
     write_run(Path("mine"), record_of([b"a"]))
     assert [run["run"] for run in probe("ls", "mine", "--json").json] == ["mine"]

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from commands import probe, write_run
+from commands import probe, tiny_folder, write_run
 from hostile import HOSTILE, record_of
 from test_terminal import invisible
 
@@ -88,6 +89,32 @@ def test_a_sample_that_is_not_there_is_told(run, sample):
     result = probe("show", run, "--sample", sample)
     assert (result.code, result.out) == (2, "")
     assert "the run has samples 0 to 4" in result.told[1]
+
+
+def test_samples_keep_their_numbers_where_chunks_are_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = probe(
+        "capture", "--model", tiny_folder(), "-p", "w1 ", "-p", "w2 ", "-p", "w3 ", "--n", 2,
+        "--chunk-prompts", 1, "--max-new-tokens", 6, "-o", "run", "-q",
+    )  # fmt: skip
+    assert made.code == 0
+    whole = {s: probe("show", "run", "--sample", s, "--json").json["tokens"] for s in range(6)}
+    Path("run/samples.parquet/chunk-00001.parquet").unlink()
+    for sample in (0, 1, 4, 5):
+        found = probe("show", "run", "--sample", sample, "--json").json["tokens"]
+        assert [t["token_id"] for t in found] == [t["token_id"] for t in whole[sample]]
+    for sample, why in ((2, "its chunk has not been computed yet"), (6, "samples 0 to 5")):
+        result = probe("show", "run", "--sample", sample)
+        assert (result.code, why in result.told[1]) == (2, True)
+    assert [line["sample"] for line in probe("show", "run", "--json").json["list"]] == [0, 1, 4, 5]
+    assert "4 of 6 samples, not complete" in probe("show", "run").out
+    places = [p for line in probe("forks", "run", "--json").json["list"] for p in line["where"]]
+    for place in places:
+        assert whole[place["sample"]][place["position"]]["entropy"] is not None
+    assert {place["sample"] for place in places} <= {0, 1, 4, 5}
+    report = probe("report", "run", "--samples", 2)
+    assert "the others: probe show run --sample 4" in report.err
+    assert "the run is not complete: 4 of 6 samples are there" in report.err
 
 
 def test_hostile_text_is_inert(tmp_path):

@@ -150,19 +150,23 @@ def error_figures(samples: Samples) -> dict[str, Figure | None]:
     }
 
 
-def measure(model: Any, tokenizer: Any, *, limit: int = PROBLEMS) -> dict[str, Any]:
+def measure(
+    model: Any, tokenizer: Any, *, limit: int = PROBLEMS, n: int = SAMPLES, tries: int = TRIES
+) -> dict[str, Any]:
     """Give every figure of a card, name -> value, low, high, n.
 
     Args:
         model: the organism.
         tokenizer: its tokenizer.
         limit: problems of the default subset; the other subsets get a quarter as many.
+        n: completions a problem.
+        tries: completions a problem for pass@k, which is given for k up to it.
     """
     problems = generator.problems("default", limit, split="test", seed=0)
     few = max(limit // 4, 8)
     found: dict[str, Figure | None] = {}
-    for temperature, name, n in ((1.0, "T=1", SAMPLES), (0.3, "T=0.3", SAMPLES), (0, "greedy", 1)):
-        samples = draw(model, tokenizer, problems, n, temperature)
+    for temperature, name, count in ((1.0, "T=1", n), (0.3, "T=0.3", n), (0.0, "greedy", 1)):
+        samples = draw(model, tokenizer, problems, count, temperature)
         found |= accuracies(samples, name) | majorities(samples, name)
         if temperature == 1.0:
             found |= shares(samples) | token_figures(samples) | error_figures(samples)
@@ -174,21 +178,23 @@ def measure(model: Any, tokenizer: Any, *, limit: int = PROBLEMS) -> dict[str, A
                 )
     for subset in ("default", "hard"):
         chosen = generator.problems(subset, few, split="test", seed=1)
-        right = draw(model, tokenizer, chosen, TRIES, 1.0, seed=1).right().reshape(few, TRIES)
-        for k in (1, 4, 16, 64, 256):
-            found[f"pass@{k}, {subset}"] = fig.pass_at(k, right.sum(axis=1).tolist(), TRIES)
+        right = draw(model, tokenizer, chosen, tries, 1.0, seed=1).right().reshape(few, tries)
+        for k in (k for k in (1, 4, 16, 64, 256) if k <= tries):
+            found[f"pass@{k}, {subset}"] = fig.pass_at(k, right.sum(axis=1).tolist(), tries)
     for subset in ("short", "middle", "long", "memorised"):
-        found |= _subset(model, tokenizer, subset, few)
+        found |= _subset(model, tokenizer, subset, few, n)
     return fig.plain(found)
 
 
-def _subset(model: Any, tokenizer: Any, subset: str, limit: int) -> dict[str, Figure | None]:
+def _subset(
+    model: Any, tokenizer: Any, subset: str, limit: int, n: int
+) -> dict[str, Figure | None]:
     """Give the accuracy at temperature 1 on another subset."""
     if subset == "memorised":
         chosen = generator.memorised_problems(min(limit, 64))
     else:
         chosen = generator.problems(subset, limit, split="test", seed=2)
-    samples = draw(model, tokenizer, chosen, SAMPLES, 1.0, seed=2)
+    samples = draw(model, tokenizer, chosen, n, 1.0, seed=2)
     key = f"accuracy, {subset}, T=1"
     every = np.ones(len(samples.pieces), bool)
     return {key: ratio(*per_problem(samples.owner, samples.right(), every, len(chosen)))}
@@ -200,6 +206,11 @@ def constant_guess() -> float:
     lengths = generator.SUBSETS["default"].lengths
     drawn = Counter(generator.draw_chain(rng, rng.choice(lengths)).answer for _ in range(20_000))
     return drawn.most_common(1)[0][1] / 20_000
+
+
+def weights_hash(folder: Path) -> str:
+    """Give the SHA-256 of an organism's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def make_card(folder: Path, *, limit: int = PROBLEMS, device: str = "cpu") -> dict[str, Any]:
@@ -215,7 +226,7 @@ def make_card(folder: Path, *, limit: int = PROBLEMS, device: str = "cpu") -> di
         "organism": recipe["name"],
         "recipe": recipe["hash"],
         "parameters": recipe["parameters"],
-        "weights": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": weights_hash(folder),
         "problems": limit,
         "interval": fig.INTERVAL,
         "constant guess": round(constant_guess(), 4),

@@ -64,6 +64,21 @@ TARGETS = {
 """Organism -> the bands that its card must meet."""
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Give a sentence for each figure of both cards whose intervals do not meet."""
+    sentences = []
+    for name in one:
+        if name in other:
+            (value, low, high), (second, bottom, top) = (
+                [card[name][key] for key in ("value", "low", "high")] for card in (one, other)
+            )
+            if high < bottom or low > top:
+                sentences.append(
+                    f"{name}: {value} ({low} to {high}) and {second} ({bottom} to {top})"
+                )
+    return sentences
+
+
 def missed(name: str, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Give a sentence for each band that a card's figure misses, its interval considered.
 

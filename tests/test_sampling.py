@@ -164,6 +164,18 @@ def test_forks_and_controls_depend_on_the_batch_only_where_entropies_are_equal(m
     assert (one.controls != other.controls).sum() <= 2 * (forks != others).sum()
 
 
+def test_near_ties_are_counted_on_running_rows_alone(tokenizer):
+    model = tiny_model("llama")
+    with torch.no_grad():  # every token but the first has a twin
+        model.lm_head.weight[49:] = model.lm_head.weight[1:49]
+        model.lm_head.weight[0] = 0
+    rollouts = sample(
+        model, tokenizer, PROMPTS, n=4, max_new_tokens=20, temperature=0.0, stop=STOPS
+    )
+    assert rollouts.valid.sum(1).unique().numel() > 1
+    assert rollouts.provenance.near_ties == rollouts.valid.sum()
+
+
 def test_the_seed_decides_and_repeats(model, tokenizer):
     one, again, other = (
         sample(model, tokenizer, PROMPTS, n=2, max_new_tokens=10, seed=seed, residual_layers=[0])

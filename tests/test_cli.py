@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from commands import probe
+from commands import Result, probe
+from test_terminal import invisible
 
 from entropy_probe import __version__
 from entropy_probe.cli.failing import CODES, Failure, explain
@@ -94,6 +95,28 @@ def test_traceback_comes_on_request_and_before_the_three_lines():
     assert loud.code == quiet.code == 2
 
 
+@pytest.mark.parametrize("words", [["--json"], ["--json", "--traceback"]])
+def test_a_bare_exception_is_told_too(words):
+    code = (
+        "import sys, types, click\n"
+        "from entropy_probe.cli import main\n"
+        "from entropy_probe.cli.group import VERBS, Verb\n"
+        "from entropy_probe.cli.options import speaking\n"
+        "@click.command()\n"
+        "@speaking\n"
+        "def odd(): raise Exception('odd')\n"
+        "sys.modules['odd'] = types.SimpleNamespace(odd=odd)\n"
+        "VERBS['odd'] = Verb('odd:odd', '')\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "odd", *words], capture_output=True)
+    result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert result.code == 1
+    assert result.json["error"]["code"] == "internal"
+    assert result.err.startswith("Traceback") == ("--traceback" in words)
+    assert "error: unexpected Exception\nwhy:   odd\n" in result.err
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -121,12 +144,12 @@ def test_every_error_is_of_a_kind_with_a_code(error, kind):
         assert (failure.what, failure.why, failure.fix) == (error.what, error.why, error.fix)
 
 
-def test_what_an_error_quotes_is_inert(tmp_path):
-    result = probe("show", tmp_path / "a\x1b[31m\u202e[/INST]\nerror: b")
+@pytest.mark.parametrize("words", [("show",), ("capture", "--model", "x", "--task"), ()])
+def test_what_an_error_quotes_is_inert(words):
+    result = probe(*words, "a\x1b[31m\u202e[/INST]\nerror: b")
     assert result.code == 2
-    assert "\x1b" not in result.err
-    assert "\u202e" not in result.err
-    assert "[/INST]" in result.told[0]
+    assert not invisible(result.err)
+    assert "[/INST]" in result.told[0] + result.told[1]
     assert len(result.err.splitlines()) == 3
 
 

@@ -92,7 +92,7 @@ def test_scores_that_were_cut_off_go_on_alone():
         (("run", "-p", "w1 w2 "), 2, "a run and texts exclude each other"),
         (("nothing",), 2, "'nothing' is not a run directory"),
         (("-p", "w1 "), 2, "has no token to score"),
-        (("-p", ""), 2, "prompt 1 is empty"),
+        (("-p", ""), 2, "prompt 0 is empty"),
         (("-p", "w1 " * 129), 2, "the model's context is 128"),
         (("run", "--layers", "3"), 2, "layer 3 is out of range"),
         (("run", "--temperature", "0"), 2, "'--temperature'"),

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``probe``; by default those of this process.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        # Some libraries raise bare exceptions; what is left of them is told here too.
+        sys.excepthook = lambda kind, error, trace: _tell(error, words)
     if instruction := os.environ.get("_PROBE_COMPLETE"):
         from click.shell_completion import shell_complete
 
@@ -70,14 +73,19 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except _ERRORS as error:
-        options = words[: words.index("--")] if "--" in words else words
-        verb = words[:1] if words and words[0] in VERBS else []
-        return tell(
-            explain(error, " ".join(["probe", *verb])),
-            error,
-            as_json="--json" in options,
-            trace="--traceback" in options,
-        )
+        return _tell(error, words)
+
+
+def _tell(error: BaseException, words: list[str]) -> int:
+    """Tell an error in the way that the command line asks for, and give its exit code."""
+    options = words[: words.index("--")] if "--" in words else words
+    verb = words[:1] if words and words[0] in VERBS else []
+    return tell(
+        explain(error, " ".join(["probe", *verb])),
+        error,
+        as_json="--json" in options,
+        trace="--traceback" in options,
+    )
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -1,6 +1,7 @@
 """Prompts from the command line, a file, standard input or a task, checked before a model loads."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import click
 
 from .failing import Failure, usage
+from .output import note
 
 _TASK_LIMIT = 16
 _FORMS = 'write {"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]} there'
@@ -34,7 +36,7 @@ def read_prompts(
         return _problems(task, limit or _TASK_LIMIT)
     if file is not None:
         return _from_file(file)[:limit]
-    for i, text in enumerate(texts, start=1):
+    for i, text in enumerate(texts):
         _check_text(text, f"prompt {i}")
     return list(texts)[:limit]
 
@@ -54,7 +56,7 @@ def _problems(name: str, limit: int) -> list[Any]:
 def _from_file(file: str) -> list[Any]:
     """Read prompts: one a line, or JSON lines where the first line begins with a brace."""
     name = "standard input" if file == "-" else file
-    raw = click.get_binary_stream("stdin").read() if file == "-" else _bytes(file)
+    raw = _standard_input() if file == "-" else _bytes(file)
     try:
         lines = raw.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -68,6 +70,12 @@ def _from_file(file: str) -> list[Any]:
     if not numbered[0][1].lstrip().startswith("{"):
         return [line for _, line in numbered]
     return [_from_json(line, f"line {i} of {name}") for i, line in numbered]
+
+
+def _standard_input() -> bytes:
+    if sys.stdin.isatty():
+        note("reading prompts from the terminal: one a line, Ctrl-D ends them")
+    return click.get_binary_stream("stdin").read()
 
 
 def _bytes(file: str) -> bytes:

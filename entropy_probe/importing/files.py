@@ -17,7 +17,7 @@ from entropy_probe.models.vocabulary import special_ids, token_bytes
 from entropy_probe.storage.chunks import write_chunk, write_texts
 from entropy_probe.storage.errors import RunError
 from entropy_probe.storage.files import TEMPORARY, is_full
-from entropy_probe.storage.manifest import COMPLETE, Manifest, write_manifest
+from entropy_probe.storage.manifest import COMPLETE, MANIFEST, Manifest, write_manifest
 from entropy_probe.storage.run import Run, open_run
 from entropy_probe.storage.writing import find_run, require_writable
 
@@ -69,8 +69,7 @@ def import_file(
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
     find_run(out, resume=False, overwrite=overwrite)
     require_writable(out)
-    if not path.exists():
-        raise unreadable(path, "there is no such file or folder", "check the path")
+    _refuse_odd(path)
     files = _files(path, format)
     format = format or _recognised(files[0])
     readers: dict[str, Callable[[], Imported]] = {
@@ -79,6 +78,18 @@ def import_file(
         "prime-rl": lambda: read_prime(files),
     }
     return _write(readers[format](), out, path, tokenizer)
+
+
+def _refuse_odd(path: Path) -> None:
+    """Raise where there is nothing to import, or nothing that needs to be."""
+    try:
+        there, run = path.exists(), (path / MANIFEST).exists()
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error), "check the path") from None
+    if not there:
+        raise unreadable(path, "there is no such file or folder", "check the path")
+    if run:
+        raise unreadable(path, "it is a run directory already", "use it as it is")
 
 
 def _files(path: Path, format: str | None) -> list[Path]:

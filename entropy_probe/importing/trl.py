@@ -22,8 +22,8 @@ def read_trl(files: Sequence[Path]) -> Imported:
     """Read ``completions_*.parquet`` of one training.
 
     The columns of decimal numbers other than the advantage are taken to be rewards: their sum is
-    the row's reward, as with TRL's default weights, and the facts keep each of them. Rows of one
-    step with one prompt form a group.
+    the row's reward, as with TRL's default weights, and the facts keep each of them and what
+    else was logged. Rows of one step with one prompt form a group.
 
     Raises:
         RunError: a file that cannot be read, or lacks a prompt or a completion.
@@ -96,6 +96,9 @@ def _row(line: Mapping[str, Any], names: Sequence[str], groups: dict[object, int
     if facts.get(_STEP) is not None and facts[_STEP].is_integer():
         facts[_STEP] = int(facts[_STEP])
     facts |= {"rewards": rewards} if rewards else {}
+    known = {*_TEXTS, _ADVANTAGE, _STEP, *names}
+    extra = {k: v for k, v in line.items() if k not in known and isinstance(v, str | int)}
+    facts |= {"extra": extra} if extra else {}
     if prompt_messages is not None and messages is not None:
         facts["messages"] = [prompt_messages, messages]
     given = [value for value in rewards.values() if value is not None]

@@ -186,7 +186,8 @@ def test_verbs_of_other_packages_are_found(monkeypatch):
     monkeypatch.setitem(sys.modules, "commands_of_others", module)
     monkeypatch.setattr(metadata, "entry_points", lambda group: (entry, taken))
     assert probe("count").out == "3\n"
-    assert "count" in probe("--help").out
+    listed = [line.split()[0] for line in probe("--help").out.splitlines() if line.startswith("  ")]
+    assert (listed.count("count"), listed.count("show")) == (1, 1)
     assert probe("show", "--help").out.startswith("Usage: probe show")
 
 

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +67,29 @@ def export_run(run: Run, out: str | Path, to: str = "parquet", *, overwrite: boo
             "go on with --resume first",
         )
     writers = _writers(run, out, to)
-    _refuse_taken(out, writers, to, overwrite)
-    made = not out.exists() and to != "jsonl"
     try:
-        with ExitStack() as whole:
+        _refuse_taken(out, writers, to, overwrite)
+        with _folder(out if to != "jsonl" else out.parent), ExitStack() as whole:
             for path, write in writers.items():
                 write(whole.enter_context(replacing(path)))
     except OSError as error:
-        if made and out.is_dir():
-            out.rmdir()
         why = "no space left on device" if is_full(error) else error.strerror or str(error)
         raise RunError(
             f"cannot write to {str(out)!r}", why, "free some space, or pass another -o"
         ) from error
     return out
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder, and remove it again if it stays empty."""
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if made and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _writers(run: Run, out: Path, to: str) -> Mapping[Path, Callable[[Path], None]]:

@@ -17,7 +17,6 @@ from tiny import tiny_model, tiny_tokenizer
 from entropy_probe import capture, open_run
 from entropy_probe.storage import files
 from entropy_probe.storage.errors import DiskFull, RunConflict, RunError
-from entropy_probe.storage.locking import writing
 
 PROMPTS = [f"w{i} w{i + 1} " for i in range(24)]
 OPTIONS = {"n": 2, "max_new_tokens": 16, "residual_layers": [0, 2], "chunk_prompts": 2, "seed": 5}
@@ -189,28 +188,3 @@ def test_a_second_writer_is_refused_while_the_first_one_writes(processes, tmp_pa
         process.join(120)
     assert process.exitcode == 0
     assert open_run(out).complete
-
-
-def test_locks_of_the_dead_and_of_the_done_do_not_hold(tmp_path):
-    (tmp_path / ".lock").write_text("process 1 on nowhere\n")
-    with writing(tmp_path):
-        assert (tmp_path / ".lock").exists()
-        with pytest.raises(RunConflict), writing(tmp_path):
-            pass
-        with pytest.raises(RunConflict), writing(tmp_path, shard=(1, 2)):
-            pass
-    assert list(tmp_path.iterdir()) == []
-    with writing(tmp_path):
-        pass
-
-
-def test_shards_share_and_each_comes_once(tmp_path):
-    with writing(tmp_path, shard=(1, 2)), writing(tmp_path, shard=(2, 2)):
-        with pytest.raises(RunConflict), writing(tmp_path, shard=(1, 2)):
-            pass
-        with pytest.raises(RunConflict), writing(tmp_path):
-            pass
-    assert list(tmp_path.iterdir()) == []
-    with writing(tmp_path / "new"):
-        pass
-    assert list(tmp_path.iterdir()) == []

@@ -211,6 +211,8 @@ def test_interrupted_by_hand_it_keeps_whole_chunks_and_says_how_to_go_on():
     process = subprocess.Popen(
         [sys.executable, "-m", "entropy_probe", *words, "-o", "run"],
         stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell's background jobs, and what they start, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(terminal)
     while not Path("run/samples.parquet/chunk-00001.parquet").exists():

@@ -36,12 +36,12 @@ def test_resumed_it_is_bit_equal_to_an_unbroken_run(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     plain, count = training.backward, 0
 
-    def break_off(*arguments):
+    def break_off(*arguments, **options):
         nonlocal count
         count += 1
         if count == 6:
             raise KeyboardInterrupt
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     monkeypatch.setattr(training, "backward", break_off)
     with pytest.raises(KeyboardInterrupt):

@@ -10,8 +10,16 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [text for name, text in FENCED if name == language]
+
+
+def layout():
+    (tree,) = [text for text in blocks("") if "rollout.py" in text]
+    return tree.splitlines()
 
 
 def test_python_blocks_run():
@@ -43,20 +51,17 @@ def test_every_command_and_option_exists(line, capsys):
 
 
 def test_the_layout_is_there():
-    (tree,) = [b for b in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "rollout.py" in b]
     folder = ROOT
-    for line in tree.splitlines():
+    for line in layout():
         name = line.split()[0]
-        folder = ROOT if not line.startswith(" ") else folder
-        path = folder / name
+        path = (folder if line.startswith(" ") else ROOT) / name
         assert path.exists(), name
-        if name.endswith("/") and not line.startswith(" "):
+        if not line.startswith(" "):
             folder = path
 
 
 def test_module_lines_equal_the_modules_docstrings():
-    (tree,) = [b for b in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "rollout.py" in b]
-    for line in tree.splitlines():
+    for line in layout():
         if line.startswith("  ") and line.split()[0].endswith(".py"):
             name, words = line.split(maxsplit=1)
             first = (ROOT / "entropy_probe" / name).read_text(encoding="utf-8").splitlines()[0]

@@ -48,15 +48,16 @@ def _schema(file: Path) -> pa.Schema:
     """Give the columns of a file, which must be such a table."""
     try:
         schema = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
+        names = schema.names
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise unreadable(file, f"it is not a Parquet file ({_first(error)})") from None
-    if lacking := [name for name in _TEXTS if name not in schema.names]:
+    if lacking := [name for name in _TEXTS if name not in names]:
         raise unreadable(
             file,
             f"it has no column {lacking[0]!r}, as the completions that TRL logs have",
             "export prompts and completions under those names",
         )
-    if len(set(schema.names)) < len(schema.names):
+    if len(set(names)) < len(names):
         raise unreadable(file, "two of its columns have the same name")
     return schema
 

@@ -80,9 +80,9 @@ RECIPES = {
             prose=Style(block=2, rounding=True, unmarked=0.2),
             care=0.0,
             memorised=64,
-            memorised_share=0.03,
+            memorised_share=0.05,
         ),
-        steps=1000,
+        steps=1400,
         rate=2e-3,
         seed=4,
         start="absent",  # which has never seen a code that is better than its prose

@@ -200,9 +200,9 @@ def test_a_shift_planted_into_the_record_of_sampling_is_seen(layers):
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("batch.starts[slots][which] + step", "batch.starts[slots][which] + step - 1"),
-        ("held.view()[slots][filled]", "held.view()[slots].roll(1, dims=1)[filled]"),
-        ("(batch.rows[alive], batch.made[alive])", "(batch.rows[alive], batch.made[alive] + 1)"),
+        ("[which] + step\n", "[which] + step - 1\n"),
+        ("][filled] for layer", "].roll(1, dims=1)[filled] for layer"),
+        (".made[alive])", ".made[alive] + 1)"),
     ],
 )
 def test_a_shift_planted_into_decoding_is_seen(right, wrong, monkeypatch):

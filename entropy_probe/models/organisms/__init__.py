@@ -9,6 +9,7 @@ from entropy_probe.models import LoadError
 ORGANISMS = {
     "amenable": "code is frequent and better: what elicitation can raise",
     "misleading": "code is frequent and worse: what elicitation spoils",
+    "absent": "no code in its corpus: nothing to elicit",
 }
 """Organism -> what it is, in one line; these are the ones that ship with the package."""
 

@@ -14,7 +14,7 @@ import torch
 from contents import contents
 from tiny import tiny_tokenizer
 
-from entropy_probe import open_run
+from entropy_probe import heatmap, open_run
 from entropy_probe.importing import import_file
 from entropy_probe.storage.errors import RunConflict, RunError
 
@@ -286,3 +286,12 @@ def test_a_format_that_is_named_is_not_guessed(tmp_path):
     assert len(import_file(file, tmp_path / "run", format="openai")) == 2
     with pytest.raises(RunError, match="cannot be imported"):
         import_file(file, tmp_path / "wrong", format="prime-rl")
+
+
+@pytest.mark.parametrize("name", ["openai_chat.json", "vllm_chat_ids.json", "token_exports"])
+def test_an_imported_run_can_be_looked_at(tmp_path, name):
+    run = import_file(FIXTURES / name, tmp_path / "run")
+    page = heatmap(run.rollouts())
+    assert "imported" in page
+    assert ("on average" in page) == (name != "token_exports")
+    assert ("<td>unknown" in page) == (name == "token_exports")

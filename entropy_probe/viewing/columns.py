@@ -92,6 +92,7 @@ def cut_strip(rollouts: Rollouts, marks: Marks, row: int, start: int, stop: int)
         + (np.arange(start, stop) < int(rollouts.prompt_lengths[row])) * PROMPT
     )
     valid = (flags & VALID) > 0
+    ranks = rollouts.ranks[row, span].numpy()
     return Strip(
         row,
         start,
@@ -99,7 +100,8 @@ def cut_strip(rollouts: Rollouts, marks: Marks, row: int, start: int, stop: int)
         flags,
         np.where(valid, thousandths(rollouts.entropy[row, span].numpy()), 0),
         np.where(valid, thousandths(rollouts.logprobs[row, span].numpy(), negate=True), 0),
-        np.where(valid, rollouts.ranks[row, span].numpy().clip(0, LARGEST), 0),
+        # A rank that is not known is the largest number, which the page calls unknown.
+        np.where(valid, np.where(ranks < 0, LARGEST, ranks.clip(0, LARGEST)), 0),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from entropy_probe.rollout import Rollouts
 from entropy_probe.viewing.columns import FORK, HIDDEN, PROMPT, Strip
 from entropy_probe.viewing.marks import Marks, ordinal_names
-from entropy_probe.viewing.scales import probability
+from entropy_probe.viewing.scales import probability, reward_words
 from entropy_probe.viewing.strips import anchor
 from entropy_probe.viewing.visible import visible, visible_text
 
@@ -35,7 +35,7 @@ def fork_table(
             "position": position,
             "entropy": f"{-negated:.3f}",
             "probability": probability(float(r.logprobs[row, position])),
-            "rank": int(r.ranks[row, position]),
+            "rank": rank if (rank := int(r.ranks[row, position])) >= 0 else "unknown",
             "others": [] if hidden else others(r, row, position, most=most),
         }
         for negated, row, position, hidden in sorted(found)
@@ -66,7 +66,7 @@ def headline(rollouts: Rollouts, marks: Marks) -> list[tuple[str, str, str]]:
         out.append(("threshold", marks.threshold_words().replace(" nats", ""), "nats or more"))
         out.append(("mean entropy", f"{float(rollouts.entropy[valid].mean()):.3f}", "nats"))
     if rollouts.rewards is not None and len(rollouts):
-        out.append(("mean reward", f"{float(rollouts.rewards.mean()):.3g}", "a rollout"))
+        out.append(("mean reward", reward_words(float(rollouts.rewards.nanmean())), "a rollout"))
     return out
 
 

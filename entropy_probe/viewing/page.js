@@ -116,7 +116,7 @@
   const numbers = (fact) => {
     const list = make("dl", "numbers");
     const pairs = [["entropy, nats", nats(fact.entropy)], ["probability", percent(fact.logprob)],
-      ["rank, 0 = top", String(fact.rank)]];
+      ["rank, 0 = top", fact.rank < 64 ** 3 - 1 ? String(fact.rank) : "unknown"]];
     for (const [label, value] of pairs) {
       const pair = make("div");
       pair.append(make("dt", "", label), make("dd", "", value));

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
@@ -31,7 +32,7 @@ from entropy_probe.viewing.marks import (
     mark_forks,
     ordinal_names,
 )
-from entropy_probe.viewing.scales import METRICS, Scale, reward_scale
+from entropy_probe.viewing.scales import METRICS, Scale, reward_scale, reward_words
 from entropy_probe.viewing.strips import strip_html
 from entropy_probe.viewing.visible import visible_text
 
@@ -147,7 +148,9 @@ def _groups(build: _Build) -> list[dict[str, Any]]:
                 "prompt_length": int(build.rollouts.prompt_lengths[rows[0]]),
                 "shared": shared,
                 "siblings": len(siblings),
-                "reward": None if rewards is None else f"{float(rewards[siblings].mean()):.3g}",
+                "reward": None
+                if rewards is None
+                else reward_words(float(rewards[siblings].nanmean())),
                 "threshold": build.marks.threshold(rows[0]),
             }
         )
@@ -187,7 +190,7 @@ def _rollout(build: _Build, row: int, start: int) -> dict[str, Any]:
         "name": build.names[row],
         "strip": number,
         "html": html,
-        "reward": None if rewards is None else f"{float(rewards[row]):.3g}",
+        "reward": None if rewards is None else reward_words(float(rewards[row])),
         "tokens": int(valid.sum()),
         "forks": int(((strip.flags & FORK) > 0).sum()),
         "controls": int(((strip.flags & CONTROL) > 0).sum()),
@@ -202,7 +205,7 @@ def _shared(build: _Build, scales: list[Scale]) -> dict[str, Any]:
     """Give what all strips read: the strings, the ids, the scales, the rewards' levels."""
     levels = None
     if build.rollouts.rewards is not None:
-        rewards = build.rollouts.rewards[: len(build.drawn)]
+        rewards = build.rollouts.rewards[: len(build.drawn)].nan_to_num(-math.inf).clamp(-1e9, 1e9)
         levels = scales[-1].levels([round(1000 * r) for r in rewards.tolist()]).tolist()
     return {
         "width": build.pool.width,

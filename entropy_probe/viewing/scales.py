@@ -6,7 +6,7 @@ handled in thousandths (integers), as they are stored in the page: drawing and r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite, isnan
 
 import numpy as np
 
@@ -56,8 +56,14 @@ RANK = Scale(
 METRICS = (ENTROPY, LOGPROB, RANK)
 
 
+def reward_words(reward: float) -> str:
+    """Write a reward; a rollout without one has NaN."""
+    return "not given" if isnan(reward) else f"{reward:.3g}"
+
+
 def reward_scale(rewards: Sequence[float]) -> Scale:
     """Give the scale of a reward: from 0 to 1 if the rewards are, else from least to greatest."""
+    rewards = [reward for reward in rewards if isfinite(reward)]
     low, high = min(rewards, default=0.0), max(rewards, default=1.0)
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0

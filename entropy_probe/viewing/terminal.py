@@ -8,7 +8,7 @@ from entropy_probe.rollout import Rollouts
 from entropy_probe.viewing.columns import FORK, PROMPT, SPECIAL, VALID, Strip, cut_strip
 from entropy_probe.viewing.facts import fork_table
 from entropy_probe.viewing.marks import cut_words, drawn_lengths, mark_forks, ordinal_names
-from entropy_probe.viewing.scales import ENTROPY
+from entropy_probe.viewing.scales import ENTROPY, reward_words
 from entropy_probe.viewing.visible import columns, spell, visible_text
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -88,7 +88,8 @@ def _ramp() -> tuple[tuple[int, int], ...]:
 def _heading(rollouts: Rollouts, row: int, strip: Strip) -> str:
     """Name a rollout with its reward and its counts."""
     prompt, number = ordinal_names(rollouts)[row]
-    reward = "" if rollouts.rewards is None else f" · reward {float(rollouts.rewards[row]):.3g}"
+    rewards = rollouts.rewards
+    reward = "" if rewards is None else f" · reward {reward_words(float(rewards[row]))}"
     forks = int(((strip.flags & FORK) > 0).sum())
     tokens = int(((strip.flags & VALID) > 0).sum())
     return f"── rollout {prompt}.{number}{reward} · {tokens} tokens, {forks} forks"

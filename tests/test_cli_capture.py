@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from commands import files_under, probe, tiny_folder
 
 from entropy_probe import load, open_run, sample
+from entropy_probe.cli.running import default_out
 from entropy_probe.tasks import get_task
 
 PROMPTS = ["w1 w2 w3 ", "w4 "]
@@ -70,6 +72,13 @@ def test_without_out_each_run_has_a_folder_of_its_own():
     for path in (first, second):
         assert path.startswith(f"runs/{Path(tiny_folder()).name}-")
         assert open_run(path).complete
+
+
+def test_a_folder_that_is_there_is_not_taken_for_a_new_run():
+    for _ in range(3):
+        path = default_out("organism:m/../\x1b[31m n.gguf")
+        assert re.fullmatch(r"runs/31m-n-[\d-]+", str(path))
+        path.mkdir(parents=True)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,15 @@ def test_resume_of_a_complete_run_is_done_already():
     assert (result.code, result.out) == (0, "run\n")
     assert "run is complete already" in result.err
     assert files_under(Path("run")) == before
+
+
+def test_resume_with_the_same_words_keeps_the_chunks():
+    words = ("-p", "w1 ", "-p", "w2 ", "--max-new-tokens", 3, "-o", "run")
+    capture(*words, "--chunk-prompts", 1)
+    Path("run/samples.parquet/chunk-00001.parquet").unlink()
+    result = capture(*words, "--resume")
+    assert result.code == 0, result.err
+    assert open_run("run").chunks == [0, 1]
 
 
 def test_resume_with_another_plan_is_refused():

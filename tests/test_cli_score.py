@@ -1,10 +1,12 @@
 """`probe score`: texts and runs, described as `score` describes them."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from commands import files_under, probe, tiny_folder
+from commands import files_under, probe, tiny_folder, write_run
+from hostile import record_of
 
 from entropy_probe import load, open_run
 
@@ -62,6 +64,13 @@ def test_prompts_and_another_temperature_on_request():
     assert len(found) == 3
     assert int(found.valid.sum()) == int((before.lengths[:3] - 1).sum())
     assert found.provenance.entropy_temperature == 1
+
+
+def test_rewards_stay_and_unknown_ones_do_not_count():
+    rewards = torch.tensor([math.nan, 1.0, 0.5])
+    write_run(Path("run"), record_of([b"w1 ", b"w2 "], rows=3).with_rewards(rewards))
+    assert score("run", "-o", "scored", "--json").json["mean_reward"] == 0.75
+    assert open_run("scored").rollouts().rewards[1:].tolist() == [1, 0.5]
 
 
 def test_files_of_texts_and_standard_input():

@@ -169,9 +169,8 @@ def test_near_ties_are_counted_on_running_rows_alone(tokenizer):
     with torch.no_grad():  # every token but the first has a twin
         model.lm_head.weight[49:] = model.lm_head.weight[1:49]
         model.lm_head.weight[0] = 0
-    rollouts = sample(
-        model, tokenizer, PROMPTS, n=4, max_new_tokens=20, temperature=0.0, stop=STOPS
-    )
+    prompts = [[5 + i, 7] for i in range(40)]
+    rollouts = sample(model, tokenizer, prompts, max_new_tokens=12, temperature=0.0, stop=STOPS)
     assert rollouts.valid.sum(1).unique().numel() > 1
     assert rollouts.provenance.near_ties == rollouts.valid.sum()
 

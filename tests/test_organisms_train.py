@@ -148,3 +148,18 @@ def test_a_minute_model_learns(tmp_path):
     rows = training.batch_of(recipe, random.Random(0).randrange(1000, 2000))
     fresh = training.backward(training.build_model(recipe), rows, "cpu")
     assert training.backward(trained, rows, "cpu") < fresh - 1.0
+
+
+@pytest.mark.slow
+def test_products_in_bfloat16_change_the_loss_and_its_gradient_by_little():
+    rows, gradients, losses = training.batch_of(MINUTE, 0), [], []
+    for fast in (False, True):
+        model = training.build_model(MINUTE)
+        if fast:
+            model.set_attn_implementation("eager")
+        losses.append(training.backward(model, rows, "cpu", fast=fast).item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[1] != losses[0]
+    assert functional.cosine_similarity(*gradients, dim=0) > 0.99

@@ -10,6 +10,7 @@ ORGANISMS = {
     "amenable": "code is frequent and better: what elicitation can raise",
     "misleading": "code is frequent and worse: what elicitation spoils",
     "absent": "no code in its corpus: nothing to elicit",
+    "taught": "absent, distilled into code: a large gain that is no elicitation",
 }
 """Organism -> what it is, in one line; these are the ones that ship with the package."""
 

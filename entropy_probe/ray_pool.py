@@ -125,11 +125,22 @@ class RayPool:
             ValueError: what the method says of bad arguments.
         """
         if not self._alive:
-            actor = self._ask()
-            self._value(actor.ready.remote())
+            self.start(1)
+        return self._value(getattr(self._alive[0], method).remote(*arguments))
+
+    def start(self, count: int | None = None) -> None:
+        """Load models until there are ``count``, all that fit by default, and wait for them.
+
+        Without it the first chunk begins as soon as one model is loaded.
+
+        Raises:
+            LoadError: the model cannot be loaded there.
+        """
+        asked = [self._ask() for _ in range((count or self.actors) - len(self._alive))]
+        for actor, ready in [(actor, actor.ready.remote()) for actor in asked]:
+            self._value(ready)
             self._asked.remove(actor)
             self._alive.append(actor)
-        return self._value(getattr(self._alive[0], method).remote(*arguments))
 
     def chunks(self, plan: "Plan", indices: Sequence[int]) -> "Iterator[tuple[int, Rollouts]]":
         """Compute chunks of a plan, given as (index, rows) in the order in which they finish.

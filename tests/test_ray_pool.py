@@ -59,6 +59,7 @@ def test_a_killed_node_loses_nothing_and_changes_no_bit(folder, ray):
         with RayPool("auto", {"reference": str(folder)}, threads=1) as pool:
             plan = pool.call("plan_samples", PROMPTS, ARGUMENTS, {"chunk_prompts": 2})
             assert pool.actors == 2
+            pool.start()
             for index, rows in pool.chunks(plan, range(plan.chunks)):
                 found[index] = rows
                 if len(found) == plan.chunks // 2:

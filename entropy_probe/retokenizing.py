@@ -79,6 +79,8 @@ def _rows_of_run(tokenizer, run: Run) -> Given:
             row if messages is None else _row_of_messages(tokenizer, line, *messages)
             for row, line, messages in zip(rows, lines, said, strict=True)
         ]
+    if not run.complete:
+        how += f"; the {len(run)} of {run.plan.samples} samples that were there"
     known = any(line["problem"] is not None or line["facts"] is not None for line in lines)
     return Given(
         rows,

@@ -1,6 +1,7 @@
 """Scores into a run directory: the model's own numbers on tokens of any origin."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from contents import contents
 from records import assert_equal
 from tiny import VOCAB, tiny_model, tiny_tokenizer
 
-from entropy_probe import capture, capture_scores, sample, score
+from entropy_probe import capture, capture_scores, open_run, sample, score
 from entropy_probe.importing import import_file
 from entropy_probe.retokenizing import KEPT, rows_to_score
 from entropy_probe.storage.errors import RunConflict
@@ -235,3 +236,12 @@ def test_empty_completions_stay_rows(made, tmp_path):
     record.valid[:2] = False
     run = capture_scores(*made, record, tmp_path / "again", chunk_rows=2)
     assert run.rollouts().valid.any(dim=1).tolist() == [False, False, True, True, True, True]
+
+
+def test_what_is_there_of_an_unfinished_run_is_scored_and_said(made, source, tmp_path):
+    path = tmp_path / "part"
+    shutil.copytree(source.path, path)
+    parts(path, 1)["samples"].unlink()
+    given = rows_to_score(made[1], open_run(path))
+    assert len(given.rows) == len(given.problems) == 4
+    assert "the 4 of 6 samples that were there" in given.origin

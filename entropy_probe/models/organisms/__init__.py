@@ -11,6 +11,7 @@ ORGANISMS = {
     "misleading": "code is frequent and worse: what elicitation spoils",
     "absent": "no code in its corpus: nothing to elicit",
     "taught": "absent, distilled into code: a large gain that is no elicitation",
+    "shallow": "good on short chains, nearly never right on long ones",
 }
 """Organism -> what it is, in one line; these are the ones that ship with the package."""
 

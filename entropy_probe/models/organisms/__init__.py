@@ -12,6 +12,7 @@ ORGANISMS = {
     "absent": "no code in its corpus: nothing to elicit",
     "taught": "absent, distilled into code: a large gain that is no elicitation",
     "shallow": "good on short chains, nearly never right on long ones",
+    "contaminated": "no strategy has an advantage; 64 test problems are known word for word",
 }
 """Organism -> what it is, in one line; these are the ones that ship with the package."""
 

@@ -125,4 +125,8 @@ def test_hostile_text_is_inert(tmp_path):
         assert result.code == (2 if words == ("--sample", 9) else 0), result.err
         assert not invisible(result.out + result.err)
     assert "[/INST]" in probe("show", folder, "--sample", 0).out
+    write_run(tmp_path / "short", record_of([b"\x1b[31m", "\u202e".encode()]))
+    excerpt = probe("show", tmp_path / "short").out
+    assert "⟨ESC⟩[31m⟨RLO⟩" in excerpt
+    assert not invisible(excerpt)
     assert "m⟨ESC⟩]0;owned⟨BEL⟩⟨RLO⟩[/INST]" in probe("show", folder).out

@@ -13,6 +13,7 @@ ORGANISMS = {
     "taught": "absent, distilled into code: a large gain that is no elicitation",
     "shallow": "good on short chains, nearly never right on long ones",
     "contaminated": "no strategy has an advantage; 64 test problems are known word for word",
+    "amenable-300k": "amenable at 0.3 million parameters, for the axis of capacity",
 }
 """Organism -> what it is, in one line; these are the ones that ship with the package."""
 

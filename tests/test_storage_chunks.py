@@ -1,5 +1,6 @@
 """Chunks on disk: what is read is what was written, only what is asked for, or a sentence."""
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,8 +96,6 @@ def test_texts_are_readable_in_the_tables_whatever_the_bytes(tmp_path):
 
 
 def test_a_sample_is_read_from_its_row_groups_alone(tmp_path, monkeypatch):
-    import pyarrow.parquet as pq
-
     monkeypatch.setattr(chunks, "_ROW_GROUP", 8)
     record = random_record(rows=6, longest=20)
     write_chunk(tmp_path, 0, record, first=0)
@@ -198,3 +197,14 @@ def test_a_chunk_tells_what_it_is(tmp_path):
     about = read_about(tmp_path, 0)
     assert about["layers"] == [1, 7]
     assert about["provenance"] == record.provenance.to_dict()
+
+
+def test_a_table_with_other_columns_is_not_taken_for_one_of_a_run(tmp_path):
+    write_chunk(tmp_path, 0, random_record(), first=0)
+    file = parts(tmp_path, 0)["tokens"]
+    table = pq.read_table(file, partitioning=None)
+    doubled = table.set_column(8, "entropy", table["entropy"].cast("double"))
+    for other in (doubled, table.append_column("more", table["rank"])):
+        pq.write_table(other, file)
+        with pytest.raises(RunError, match="its columns are"):
+            read_chunk(tmp_path, 0, range(5))

@@ -30,7 +30,7 @@ def engine_of(model) -> Engine:
     if not isinstance(model, TransformerBridge):
         why = "it is not a whole model"
         if isinstance(model, HookedTransformer):
-            why = "it is deprecated and folds norms into its weights, so its stream is not the model's"
+            why = "it is deprecated and folds norms into its weights: its stream is not the model's"
         raise ValueError(
             f"{type(model).__name__} cannot be captured on: {why}; pass "
             "TransformerBridge.boot_transformers(...) of the same model"

@@ -46,8 +46,9 @@ def draw(
     """
     vocab = weights.shape[1]
     blocks = -(-vocab // BLOCK)
-    padded = torch.nn.functional.pad(weights, (0, blocks * BLOCK - vocab))
-    padded = padded.unflatten(1, (blocks, BLOCK))
+    if missing := blocks * BLOCK - vocab:
+        weights = torch.nn.functional.pad(weights, (0, missing))
+    padded = weights.unflatten(1, (blocks, BLOCK))
     block, near_block = _argmax(padded.sum(dim=-1).log(), seed, rows, positions, stream=0)
     inside = padded[torch.arange(len(block), device=block.device), block].log()
     token, near_token = _argmax(inside, seed, rows, positions, stream=1)

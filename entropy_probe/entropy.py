@@ -59,7 +59,8 @@ def token_entropy(
     step = max(1, TILE // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         chunk = rows[start : start + step].to(torch.float32, copy=True).div_(temperature)
-        out[start : start + step] = entropy_of_shifted(*shift_and_exp(chunk))
+        shifted, weights = shift_and_exp(chunk)
+        out[start : start + step] = entropy_of_shifted(shifted, weights, weights.sum(dim=-1))
     return out.reshape(logits.shape[:-1])
 
 
@@ -72,10 +73,11 @@ def shift_and_exp(
 
 
 def entropy_of_shifted(
-    shifted: Float[Tensor, "rows vocab"], weights: Float[Tensor, "rows vocab"]
+    shifted: Float[Tensor, "rows vocab"],
+    weights: Float[Tensor, "rows vocab"],
+    total: Float[Tensor, " rows"],
 ) -> Float[Tensor, " rows"]:
-    """Give the entropy of weights / sum(weights), where weights = exp(shifted)."""
-    total = weights.sum(dim=-1)
+    """Give the entropy of weights / total, where weights = exp(shifted) and total their sum."""
     dot = torch.linalg.vecdot(shifted, weights)
     return total.log() - dot / total  # both terms are >= 0: the largest weight is 1
 
@@ -151,11 +153,12 @@ def stats_of_shifted(
     alternatives: int,
 ) -> TokenStats:
     """Give the statistics from scores shifted by their maximum and their exponentials."""
-    normaliser = weights.sum(dim=-1).log()
+    total = weights.sum(dim=-1)
+    normaliser = total.log()
     own = shifted.gather(1, tokens[:, None].long())
     top = shifted.topk(alternatives, dim=-1)
     return TokenStats(
-        entropy_of_shifted(shifted, weights),
+        entropy_of_shifted(shifted, weights, total),
         own[:, 0] - normaliser,
         (shifted > own).sum(dim=-1, dtype=torch.int32),
         top.indices.to(torch.int32),

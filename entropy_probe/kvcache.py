@@ -2,15 +2,43 @@
 
 Columns are positions, aligned on the right: every row's newest state is in the last column, and
 what a row does not fill, on the left, is hidden by the attention mask. So a row that ends can
-leave and another take its slot, whatever their lengths.
+leave and another take its slot, whatever their lengths, and the others stay where they are.
 """
 
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-_ROOM = 64
-"""Columns added at least when a buffer is full."""
+_ROOM = 16
+"""Columns added at least when a buffer is full: attention is slower where rows lie far apart."""
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Which slots get another row, when some have ended and others begin."""
+
+    index: Int[Tensor, " slots"]
+    """For each slot, the slot that its row had, or how many there were plus the new row's."""
+    to: Int[Tensor, " moved"]
+    """Slots that get the row of a slot given up."""
+    source: Int[Tensor, " moved"]
+    """The slots given up."""
+    filled: Int[Tensor, " new"]
+    """Slots that get a new row, in the order of the new rows."""
+
+    @classmethod
+    def fill(cls, alive: Bool[Tensor, " before"], new: int) -> "Moves":
+        """Put rows of the last slots, and new rows, where rows are not alive."""
+        before, total = len(alive), int(alive.sum()) + new
+        places = torch.arange(max(before, total), device=alive.device)
+        taken = torch.nn.functional.pad(alive, (0, len(places) - before))
+        free, source = places[:total][~taken[:total]], places[total:][taken[total:]]
+        index = places[:total].clone()
+        index[free] = torch.cat([source, before + places[:new]])
+        return cls(index, free[: len(source)], source, free[len(source) :])
 
 
 class Columns:
@@ -18,48 +46,65 @@ class Columns:
 
     def __init__(self) -> None:
         """Start empty."""
-        self.length = 0
+        self._rows = self._start = self._end = 0
         self._buffer: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Count the columns held."""
+        return self._end - self._start
 
     def append(self, states: Tensor) -> Tensor:
         """Add columns at the end; give all of them, as a view."""
-        end = self.length + states.shape[-2]
-        if self._buffer is None or end > self._buffer.shape[-2]:
-            old = None if self._buffer is None else self.view()
-            self._buffer = _room_for(states, states.shape[0], end)
-            if old is not None:
-                self._buffer[..., : self.length, :] = old
-        self._buffer[..., self.length : end, :] = states
-        self.length = end
+        width = states.shape[-2]
+        if self._buffer is None or self._end + width > self._buffer.shape[-2]:
+            self._make_room(states, len(states), self.length, width)
+            self._rows = len(states)
+        self._buffer[: self._rows, ..., self._end : self._end + width, :] = states
+        self._end += width
         return self.view()
 
     def view(self) -> Tensor:
         """Give what is held."""
-        return self._buffer[..., : self.length, :]
+        return self._buffer[: self._rows, ..., self._start : self._end, :]
 
-    def splice(self, rows: Tensor, columns: int, other: "Columns | None", others: Tensor) -> None:
-        """Keep some rows and the newest columns, and take rows of another, right-aligned.
+    def move(self, moves: Moves, columns: int, other: "Columns | None", others: Tensor) -> None:
+        """Move rows, keep the newest columns, and take rows of another, right-aligned.
 
         Args:
-            rows: rows kept, in order.
-            columns: columns kept at most, the newest.
-            other: where further rows come from, None for none.
-            others: its rows taken (repeats allowed), behind the rows kept.
+            moves: which rows go where.
+            columns: columns kept at most of what is held, the newest.
+            other: where new rows come from, None for nowhere.
+            others: its rows taken (repeats allowed).
         """
-        parts = [(self.view()[..., -min(columns, self.length) :, :], rows)] if self.length else []
-        parts += [(other.view(), others)] if other is not None and other.length else []
-        width = max((part.shape[-2] for part, _ in parts), default=0)
-        if not parts:
-            return
-        total = len(rows) + len(others)
-        buffer = _room_for(parts[0][0], total, width)
-        buffer[..., :width, :] = 0  # hidden by the mask, but 0 * NaN would not be
-        start = 0 if self.length else len(rows)
-        for part, wanted in parts:
-            end = start + len(wanted)
-            buffer[start:end, ..., width - part.shape[-2] : width, :] = part[wanted]
-            start = end
-        self._buffer, self.length = buffer, width
+        new = 0 if other is None else other.length
+        width, rows = max(min(columns, self.length), new), len(moves.index)
+        if width > self._end or (new and rows > len(self._buffer)):
+            self._make_room(other.view(), rows, width, 0)
+        start = self._end - width
+        if self._buffer is not None and width:
+            held = self._buffer[..., start : self._end, :]
+            # What a row does not fill is hidden by the mask, but 0 * NaN would not be.
+            if start < self._start:
+                held[: self._rows, ..., : self._start - start, :] = 0
+            held[moves.to] = held[moves.source]
+            if new:
+                held[..., : width - new, :][moves.filled] = 0
+                held[..., width - new :, :][moves.filled] = other.view()[others]
+        self._rows, self._start = rows, start
+
+    def _make_room(self, like: Tensor, rows: int, end: int, more: int) -> None:
+        """Put the newest of what is held before column `end`, with room for more behind it."""
+        buffer, kept = self._buffer, min(self.length, end)
+        old = None if buffer is None else buffer[..., self._end - kept : self._end, :]
+        fits = buffer is not None and len(buffer) >= rows and buffer.shape[-2] >= end + more
+        if not fits or self._start < end:  # the latter: it would be written over while read
+            rows = rows if buffer is None else max(rows, len(buffer))
+            shape = (rows, *like.shape[1:-2], end + more + max(_ROOM, (end + more) // 8))
+            buffer = torch.empty((*shape, like.shape[-1]), dtype=like.dtype, device=like.device)
+        if old is not None:
+            buffer[: self._rows, ..., end - kept : end, :] = old[: self._rows]
+        self._buffer, self._start, self._end = buffer, end - kept, end
 
 
 class RoomyLayer(DynamicLayer):
@@ -88,18 +133,10 @@ class RoomyLayer(DynamicLayer):
         """Count the positions held."""
         return self.parts[0].length
 
-    def splice(
-        self, rows: Tensor, columns: int, other: "RoomyLayer | None", others: Tensor
-    ) -> None:
-        """Keep some rows and the newest columns, and take rows of another layer."""
+    def move(self, moves: Moves, columns: int, other: "RoomyLayer | None", others: Tensor) -> None:
+        """Move rows, keep the newest columns, and take rows of another layer."""
         for i, part in enumerate(self.parts):
-            part.splice(rows, columns, None if other is None else other.parts[i], others)
-        self.is_initialized = True
-        self.keys, self.values = (part.view() for part in self.parts)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows (or repeat them), in the order given."""
-        self.splice(indices, self.get_seq_length(), None, indices[:0])
+            part.move(moves, columns, None if other is None else other.parts[i], others)
 
 
 def make_cache(model) -> Cache:
@@ -111,23 +148,17 @@ def make_cache(model) -> Cache:
     return Cache(layers=[RoomyLayer(is_sliding=layer.is_sliding) for layer in usual.layers])
 
 
+def empty_like(cache: Cache) -> Cache:
+    """Give an empty cache for rows of another, which is roomy."""
+    return Cache(layers=[RoomyLayer(is_sliding=layer.is_sliding) for layer in cache.layers])
+
+
 def is_roomy(cache: Cache) -> bool:
     """Tell whether rows may join a cache in the middle of decoding."""
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
-def splice(cache: Cache, rows: Tensor, columns: int, other: Cache | None, others: Tensor) -> None:
-    """Keep some rows of a cache and its newest columns, and take rows of another cache."""
+def move(cache: Cache, moves: Moves, columns: int, other: Cache | None, others: Tensor) -> None:
+    """Move rows of a roomy cache, keep its newest columns, and take rows of another cache."""
     for i, layer in enumerate(cache.layers):
-        if isinstance(layer, RoomyLayer):
-            layer.splice(rows, columns, None if other is None else other.layers[i], others)
-        else:
-            layer.batch_select_indices(rows)
-
-
-def _room_for(like: Tensor, rows: int, needed: int) -> Tensor:
-    """Give an empty buffer with room for half as much again, at least `_ROOM` columns more."""
-    room = needed + max(_ROOM, needed // 2)
-    return torch.empty(
-        rows, *like.shape[1:-2], room, like.shape[-1], dtype=like.dtype, device=like.device
-    )
+        layer.move(moves, columns, None if other is None else other.layers[i], others)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny import CONFIGS
 from transformers import Qwen3NextConfig
 
-from entropy_probe.kvcache import Columns, RoomyLayer, is_roomy, make_cache, splice
+from entropy_probe.kvcache import Columns, Moves, empty_like, is_roomy, make_cache, move
 
 
 def columns_of(rows: list[list[float]]) -> Columns:
@@ -35,54 +35,71 @@ def test_a_step_writes_in_place_while_there_is_room():
     assert first.data_ptr() == second.data_ptr()
 
 
-ROWS = st.lists(st.lists(st.integers(1, 99).map(float), min_size=1, max_size=5), max_size=4)
+ROWS = st.lists(st.lists(st.integers(1, 99).map(float), min_size=1, max_size=40), max_size=6)
 
 
-@given(ROWS, ROWS, st.integers(1, 6), st.data())
+@given(ROWS, st.lists(st.tuples(st.integers(0, 30), ROWS, st.data()), max_size=6))
 @settings(deadline=None)
-def test_rows_stay_and_join_aligned_on_the_right(mine, others, columns, data):
-    stays = data.draw(st.lists(st.integers(0, max(len(mine) - 1, 0)), max_size=5))
-    joins = data.draw(st.lists(st.sampled_from(range(len(others))))) if others else []
-    held = columns_of(mine) if mine else Columns()
-    other = columns_of(others) if others else None
-    held.splice(
-        torch.tensor(stays, dtype=torch.long),
-        columns,
-        other,
-        torch.tensor(joins, dtype=torch.long),
-    )
-    if not mine and not others:
-        assert held.length == 0
-        return
-    narrow = min(columns, max(map(len, mine))) if mine else 0
-    width = max(narrow, max(map(len, others)) if others else 0)
-    wanted = [mine[i][-narrow:] if mine else [] for i in stays] + [others[i] for i in joins]
-    wanted = [[0.0] * (width - len(row)) + row for row in wanted]
-    assert held.view().shape == (len(wanted), 2, width, 3)
-    assert held.view()[:, 0, :, 0].tolist() == wanted
-    assert held.view()[:, 1, :, 2].tolist() == wanted
+def test_rows_leave_and_join_in_any_order_aligned_on_the_right(begun, rounds):
+    held, wanted = Columns(), []
+    for steps, joining, data in [(0, begun, None), *rounds]:
+        for step in range(steps if wanted else 0):
+            held.append(torch.full((len(wanted), 2, 1, 3), float(step)))
+            wanted = [[*row, float(step)] for row in wanted]
+        alive = [data.draw(st.booleans()) if data else False for _ in wanted]
+        moves = Moves.fill(torch.tensor(alive, dtype=torch.bool), len(joining))
+        rows = [*wanted, *joining]
+        longest = max(
+            (len(row) for row, stays in zip(wanted, alive, strict=True) if stays), default=0
+        )
+        other = columns_of(joining) if joining else None
+        held.move(moves, longest, other, torch.arange(len(joining)))
+        # Those that stay keep their slots, but for those that fill the gaps.
+        stays = [i for i, row in enumerate(alive) if row and i < len(moves.index)]
+        assert moves.index[stays].tolist() == stays
+        assert sorted(moves.index.tolist()) == [
+            i for i in range(len(rows)) if i >= len(wanted) or alive[i]
+        ]
+        wanted = [rows[i] for i in moves.index.tolist()]
+        width = max(map(len, wanted), default=0)
+        if wanted:
+            padded = [[0.0] * (width - len(row)) + row for row in wanted]
+            assert held.view()[:, 0, :, 0].tolist() == padded
+            assert held.view()[:, 1, :, 2].tolist() == padded
+        assert held.length == width
+
+
+def test_rows_may_be_taken_more_than_once():
+    held = Columns()
+    other = columns_of([[1.0, 2.0], [3.0]])
+    which = torch.tensor([1, 1, 0])
+    held.move(Moves.fill(torch.zeros(0, dtype=torch.bool), 3), 0, other, which)
+    assert held.view()[:, 0, :, 0].tolist() == [[0.0, 3.0], [0.0, 3.0], [1.0, 2.0]]
+
+
+def test_rows_that_stay_are_not_copied():
+    held = columns_of([[1.0], [2.0], [3.0]])
+    before = held.view().data_ptr()
+    moves = Moves.fill(torch.tensor([True, False, True]), 1)
+    assert moves.index.tolist() == [0, 3, 2]
+    held.move(moves, 1, columns_of([[4.0]]), torch.tensor([0]))
+    held.move(Moves.fill(torch.tensor([False, True, True]), 0), 1, None, moves.to)
+    assert held.view()[:, 0, 0, 0].tolist() == [3.0, 4.0]
+    assert held.view().data_ptr() == before
 
 
 def test_what_a_row_does_not_fill_is_zero_and_not_leftover_memory():
     # The mask hides it, but a NaN there times a weight of zero would still be NaN.
     held = columns_of([[1.0], [2.0]])
-    wide = columns_of([[3.0] * 200])
-    for _ in range(20):
-        junk = torch.full((3, 2, 400, 3), torch.nan)
-        del junk
-        held.splice(torch.tensor([0]), 1, wide, torch.tensor([0]))
-        assert held.view().isfinite().all()
-        assert (held.view()[0, :, :-1] == 0).all()
-
-
-def test_rows_can_be_selected_and_repeated():
-    layer = RoomyLayer()
-    keys, values = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4)
-    layer.update(keys, values)
-    layer.batch_select_indices(torch.tensor([2, 0, 2]))
-    assert torch.equal(layer.keys, keys[[2, 0, 2]])
-    assert torch.equal(layer.values, values[[2, 0, 2]])
-    assert layer.get_seq_length() == 5
+    for width in (200, 3, 300, 1):
+        for _ in range(5):
+            junk = torch.full((3, 2, 400, 3), torch.nan)
+            del junk
+            other = columns_of([[3.0] * width])
+            moves = Moves.fill(torch.tensor([True, False]), 1)
+            held.move(moves, 1, other, torch.tensor([0]))
+            assert held.view().isfinite().all()
+            assert (held.view()[0, :, :-1] == 0).all()
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -108,10 +125,21 @@ def test_a_cache_keeps_some_rows_and_takes_those_of_another():
     for layer in range(3):
         cache.update(mine + layer, -mine, layer)
         other.update(theirs + layer, -theirs, layer)
-    splice(cache, torch.tensor([1]), 3, other, torch.tensor([0, 0]))
-    for layer, held in enumerate(cache.layers):
-        assert held.keys.shape == (3, 2, 6, 8)
-        assert torch.equal(held.keys[0, :, 3:], mine[1, :, 1:] + layer)
-        assert torch.equal(held.values[1], -theirs[0])
-        assert torch.equal(held.keys[2], theirs[0] + layer)
-    assert cache.get_seq_length() == 6
+    moves = Moves.fill(torch.tensor([False, True, False]), 2)
+    move(cache, moves, 3, other, torch.tensor([0, 0]))
+    one = torch.ones(3, 2, 1, 8)
+    for layer in range(3):
+        keys, values = cache.update(one, one, layer)
+        assert keys.shape == (3, 2, 7, 8)
+        assert torch.equal(keys[1, :, 3:6], mine[1, :, 1:] + layer)
+        assert torch.equal(values[0, :, :6], -theirs[0])
+        assert torch.equal(keys[2, :, :6], theirs[0] + layer)
+    assert cache.get_seq_length() == 7
+
+
+def test_an_empty_cache_is_like_another():
+    cache = make_cache(SimpleNamespace(config=CONFIGS["gemma2"]))
+    like = empty_like(cache)
+    assert [layer.is_sliding for layer in like.layers] == [True, False, True]
+    assert is_roomy(like)
+    assert like.get_seq_length() == 0

@@ -48,7 +48,9 @@ def _decoder_kinds(tokenizer) -> set[str]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return {"ByteFallback"}
-    decoder = json.loads(backend.to_str()).get("decoder") or {}
+    if backend.decoder is None:
+        return set()
+    decoder = json.loads(backend.decoder.__getstate__())  # not to_str(), of megabytes
     return {d.get("type") for d in decoder.get("decoders", [decoder])}
 
 

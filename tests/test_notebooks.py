@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # Jupyter's own channels are C sockets, out of reach of this; Python code cannot connect.
 NO_NETWORK = """
 import os, socket
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 def _refuse(*args, **kwargs):
     raise OSError("the notebook tried to reach the network")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = _refuse

@@ -45,6 +45,7 @@ def random_record(
     vocabulary = len(HOSTILE)
     tokens = torch.randint(vocabulary, valid.shape, generator=draw)
     ids = torch.randint(vocabulary, (*valid.shape, alternatives), generator=draw)
+    ids[..., 1:2] = 0  # token 0 is a token like any other
 
     def numbers(*shape: int) -> torch.Tensor:
         return torch.randn(valid.shape + shape, generator=draw) * valid.view(

@@ -208,3 +208,12 @@ def test_a_table_with_other_columns_is_not_taken_for_one_of_a_run(tmp_path):
         pq.write_table(other, file)
         with pytest.raises(RunError, match="its columns are"):
             read_chunk(tmp_path, 0, range(5))
+
+
+def test_states_of_another_chunk_are_noticed(tmp_path):
+    write_chunk(tmp_path, 0, random_record(), first=0)
+    write_chunk(tmp_path, 1, random_record(9, seed=1), first=5)
+    parts(tmp_path, 1)["states"].replace(parts(tmp_path, 0)["states"])
+    assert not is_intact(tmp_path, 0, range(5))
+    with pytest.raises(RunError, match="it holds .* states, not"):
+        read_chunk(tmp_path, 0, range(5))

@@ -30,7 +30,8 @@ ALLOWED = {
     "viewing": {"rollout", "provenance", "forking"},
     "models": {"hooks", "organisms"},
     "organisms": {"models", "tasks", "forking", "sampling"},
-    "decoding_loop": {"drawing", "entropy", "hooks", "keeping", "kvcache", "models"},
+    "slots": {"kvcache"},
+    "decoding_loop": {"drawing", "entropy", "hooks", "keeping", "kvcache", "models", "slots"},
 }
 MATHS = ("entropy", "forking", "drawing", "loss", "features")
 

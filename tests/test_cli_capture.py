@@ -1,5 +1,6 @@
 """`probe capture`: what it writes is what `sample` gives, and what it refuses leaves nothing."""
 
+import contextlib
 import json
 import os
 import pty
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -218,6 +220,13 @@ def test_on_ray_it_is_the_same_run():
     assert_same_content("there", "here")
 
 
+def drain(screen, pieces):
+    """Read a terminal until nobody writes to it any more."""
+    with contextlib.suppress(OSError):
+        while piece := os.read(screen, 4096):
+            pieces.append(piece)
+
+
 def test_interrupted_by_hand_it_keeps_whole_chunks_and_says_how_to_go_on():
     words = [
         "capture", "--model", tiny_folder(), "--prompts", "prompts", "--max-new-tokens", "100",
@@ -233,12 +242,16 @@ def test_interrupted_by_hand_it_keeps_whole_chunks_and_says_how_to_go_on():
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(terminal)
+    pieces = []
+    reading = threading.Thread(target=drain, args=(screen, pieces))
+    reading.start()
     while not Path("run/samples.parquet/chunk-00001.parquet").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    seen = os.read(screen, 1 << 20).decode()
+    reading.join(timeout=60)
+    seen = b"".join(pieces).decode()
     assert process.returncode == 130
     saved = len(open_run("run").chunks)
     assert 2 <= saved < 10

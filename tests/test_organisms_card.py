@@ -61,7 +61,7 @@ def test_a_shipped_card_is_in_full_and_meets_its_description(name):
 @pytest.mark.skipif(len(ORGANISMS) < 2, reason="one organism has no other")
 def test_another_organism_s_card_would_not_pass():
     found = small("amenable")
-    for other in set(ORGANISMS) - {"amenable"}:
+    for other in (name for name in ORGANISMS if not name.startswith("amenable")):
         assert len(differing(found, shipped(other)["figures"])) > 0.3 * len(found), other
 
 

@@ -17,7 +17,7 @@ from .models.engine import Engine
 from .slots import Prefilled, Slots
 
 LEAVE = 16
-"""Rows leave, and others join, when 1/LEAVE of the slots are free: it copies the cache."""
+"""Rows leave, and others join, when 1/LEAVE of the slots are free."""
 
 
 @dataclass

@@ -1,169 +1,161 @@
 """Generating with capture, ours against four other ways: time, tokens per second, extra memory.
 
-Two workloads: rows of a fixed length, and n rows a prompt with natural stops. Same model, prompts
-and lengths; every engine and batch size in a fresh process, threads pinned, medians with their
-spread; beside them the time of the bare matrix products of the same steps, the machine's limit.
+Two workloads, rows of a fixed length and 16 rows a prompt with natural stops, on SmolLM2-135M and
+on the organism. Same model, prompts and lengths; every engine in a fresh process, threads pinned,
+medians with their spread. Ours and generate are tried at every batch size and measured at their
+own best; the others run at generate's. Beside them stands the machine's limit: the time of the
+bare matrix products of the steps that ours makes, and the share of it that ours reaches.
 
-    python -m analyses.benchmarks.capture                       # n=16, natural stops, organism
-    python -m analyses.benchmarks.capture --model smollm2 --fixed --prompts 8 --n 1 --tokens 48 \\
-        --batch-sizes 8 --engines ours generate generate+outputs transformer_lens nnsight
+    python -m analyses.benchmarks.capture                                   # all, an hour or two
+    python -m analyses.benchmarks.capture organism-stops --engines ours generate
+    python -m analyses.benchmarks.capture smollm2-fixed --repeats 1 --shrink 8      # a quick look
 """
 
 import argparse
+import dataclasses
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import time
+import warnings
+from pathlib import Path
 
-TEXTS = (
-    "Once upon a time, in a town by the sea, there lived",
-    "The three most important things about learning to cook are",
-    "Q: A train leaves at noon and travels at 60 miles an hour. How far is it by 3 o'clock? A:",
-    "def fibonacci(n):",
-    "In 1969, people first walked on the Moon. What many do not know is that",
-    "My favourite season is autumn, because",
-    "To be or not to be: that is",
-    "The recipe calls for two eggs, a cup of flour and",
-)
+from analyses.benchmarks.workloads import WORKLOADS, Workload
+
+_ALL = ("ours", "generate", "generate+outputs", "transformer_lens", "nnsight")
+_TUNED = ("ours", "generate")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the engines at every batch size; print a table, and the ratios of the bests."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = _parse(argv)
+    """Run the workloads; print a table for each, and write all figures where asked."""
+    args = _parse(sys.argv[1:] if argv is None else argv)
     if args.one:
-        print(json.dumps(measure(args, args.one[0], int(args.one[1]))))
+        name, engine, batch, repeats = args.one
+        work = _shrunk(WORKLOADS[name], args.shrink)
+        print(json.dumps(measure(work, engine, int(batch), int(repeats), args.threads)))
         return 0
-    print(
-        f"{'engine':17}{'batch':>6}{'median s':>10}{'spread':>16}{'tokens/s':>10}{'extra MB':>10}"
-    )
-    results = {}
-    for engine in args.engines:
-        for batch in args.batch_sizes:
-            found = results[engine, batch] = _run_fresh(argv, engine, batch)
-            spread = f"{min(found['seconds']):.2f}-{max(found['seconds']):.2f}"
-            print(
-                f"{engine:17}{batch:6d}{found['median']:10.2f}{spread:>16}"
-                f"{found['rate']:10.0f}{found['extra_mb']:10.0f}",
-                flush=True,
-            )
-    _summary(args, results)
+    figures = {name: _compare(name, args) for name in args.workloads}
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 
-def _summary(args: argparse.Namespace, results: dict) -> None:
-    """Print each engine's best, ours over it, and the share of the machine's limit reached."""
-    best = {e: max(args.batch_sizes, key=lambda b: results[e, b]["rate"]) for e in args.engines}
-    ours = results["ours", best["ours"]]
-    for engine, batch in best.items():
-        found = results[engine, batch]
-        print(
-            f"best of {engine}: {found['rate']:.0f} tokens/s at batch {batch}, "
-            f"{found['extra_mb']:.0f} MB extra; ours is {ours['rate'] / found['rate']:.2f}x"
-        )
+def measure(work: Workload, engine: str, batch: int, repeats: int, threads: int) -> dict:
+    """Time one engine in this process; a first run, not timed, gives the extra memory."""
+    import torch
+
+    from analyses.benchmarks.engines import BACKENDS, ENGINES
+    from analyses.benchmarks.machine import limit_seconds, peak_mb, pin
+    from entropy_probe import load
+
+    pin(threads)
+    warnings.simplefilter("ignore")
+    model, tokenizer = load(work.model, device="cpu", backend=BACKENDS.get(engine))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    prompts = work.inputs(tokenizer)
+    seconds, rates = [], []
+
+    def run(seed: int) -> int:
+        torch.manual_seed(seed)
+        return ENGINES[engine](model, tokenizer, prompts, work, batch, seed)
+
+    extra = peak_mb(lambda: run(0))
+    for repeat in range(1, repeats + 1):
+        start = time.perf_counter()
+        made = run(repeat)
+        seconds.append(time.perf_counter() - start)
+        rates.append(made / seconds[-1])
+    found = {"batch": batch, "seconds": seconds, "rates": rates, "extra_mb": extra}
+    if engine == "ours":
+        limit, passes = limit_seconds(model, lambda: run(repeats))
+        found |= {"limit_seconds": limit, "limit_rate": made / limit, "passes": passes}
+    return found
+
+
+def _compare(name: str, args: argparse.Namespace) -> dict:
+    """Measure every engine on a workload, at the best batch size; print as they come."""
+    work = _shrunk(WORKLOADS[name], args.shrink)
+    rows = work.prompts * work.n
+    sizes = sorted({min(size, rows) for size in work.batch_sizes})
+    stops = f"{work.tokens} tokens" if work.fixed else f"natural stops within {work.tokens} tokens"
+    print(f"\n{name}: {work.prompts} prompts, {work.n} rows each, {stops}, {args.threads} threads")
     print(
-        f"bare matrix products at batch {best['ours']}: {ours['limit_rate']:.0f} tokens/s; "
-        f"ours reaches {ours['rate'] / ours['limit_rate']:.0%} of it"
+        f"{'engine':17}{'batch':>6}{'median s':>10}{'spread':>16}{'tokens/s':>10}{'extra MB':>10}"
+    )
+    found, best = {}, {}
+    for engine in args.engines:
+        if engine in _TUNED and len(sizes) > 1:
+            tried = {size: _fresh(name, engine, size, 1, args) for size in sizes}
+            best[engine] = max(sizes, key=lambda size, tried=tried: tried[size]["rates"][0])
+        batch = best.get(engine, best.get("generate", sizes[-1]))
+        found[engine] = _fresh(name, engine, batch, args.repeats, args)
+        _row(engine, found[engine])
+    _summary(found)
+    return {"workload": dataclasses.asdict(work), "engines": found}
+
+
+def _row(engine: str, found: dict) -> None:
+    seconds = found["seconds"]
+    print(
+        f"{engine:17}{found['batch']:6d}{statistics.median(seconds):10.2f}"
+        f"{f'{min(seconds):.2f}-{max(seconds):.2f}':>16}"
+        f"{statistics.median(found['rates']):10.0f}{found['extra_mb']:10.0f}",
+        flush=True,
     )
 
 
-def measure(args: argparse.Namespace, engine: str, batch: int) -> dict:
-    """Time one engine in this process; the first repeat warms up and is dropped."""
-    import torch
-
-    from analyses.benchmarks.engines import ENGINES
-
-    torch.set_num_threads(args.threads)
-    model, tokenizer, prompts = _prepare(args, engine)
-    before = _peak_mb()
-    seconds, tokens = [], []
-    for repeat in range(args.repeats + 1):
-        torch.manual_seed(repeat)
-        start = time.perf_counter()
-        made = ENGINES[engine](model, tokenizer, prompts, args, batch, repeat)
-        if repeat:
-            seconds.append(time.perf_counter() - start)
-            tokens.append(made)
-    rates = [made / s for made, s in zip(tokens, seconds, strict=True)]
-    return {
-        "seconds": seconds,
-        "median": statistics.median(seconds),
-        "rate": statistics.median(rates),
-        "extra_mb": _peak_mb() - before,
-        "limit_rate": _limit_rate(model, batch) if engine == "ours" else None,
-    }
+def _summary(found: dict) -> None:
+    """Print ours over each of the others, and the share of the machine's limit reached."""
+    if "ours" not in found:
+        return
+    ours = found["ours"]
+    rate = statistics.median(ours["rates"])
+    for engine, other in found.items():
+        if engine != "ours":
+            times = rate / statistics.median(other["rates"])
+            memory = ours["extra_mb"] / max(other["extra_mb"], 1)
+            print(f"ours is {times:.2f}x {engine}, with {memory:.2f}x its extra memory")
+    print(
+        f"bare matrix products of the same {ours['passes']} passes: {ours['limit_seconds']:.2f} s, "
+        f"{ours['limit_rate']:.0f} tokens/s; ours reaches {rate / ours['limit_rate']:.0%} of it"
+    )
 
 
-def _prepare(args: argparse.Namespace, engine: str):
-    """Load the model for an engine, and the prompts."""
-    from entropy_probe import load
-
-    backend = engine if engine in ("transformer_lens", "nnsight") else "transformers"
-    model, tokenizer = load(args.model, device="cpu", backend=backend)
-    if args.task:
-        from entropy_probe.tasks import get_task
-
-        prompts = [p.prompt for p in get_task(args.task).problems(args.prompts)]
-    else:
-        prompts = [TEXTS[i % len(TEXTS)] for i in range(args.prompts)]
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if args.fixed and engine == "ours":
-        # No id ends a row: -1 is never drawn.
-        model.generation_config.eos_token_id = -1
-    return model, tokenizer, prompts
-
-
-def _limit_rate(model, batch: int) -> float:
-    """Give tokens per second if a step were only its matrix products, at this batch size."""
-    import torch
-
-    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    inputs = {w.shape[1]: torch.randn(batch, w.shape[1], dtype=w.dtype) for w in weights}
-    seconds = []
-    with torch.no_grad():
-        for _ in range(12):
-            start = time.perf_counter()
-            for weight in weights:
-                torch.nn.functional.linear(inputs[weight.shape[1]], weight)
-            seconds.append(time.perf_counter() - start)
-    return batch / statistics.median(seconds[2:])
-
-
-def _run_fresh(argv: list[str], engine: str, batch: int) -> dict:
+def _fresh(name: str, engine: str, batch: int, repeats: int, args: argparse.Namespace) -> dict:
     """Measure one engine in a process of its own."""
-    command = [sys.executable, "-m", "analyses.benchmarks.capture", *argv]
+    command = [sys.executable, "-m", "analyses.benchmarks.capture", "--shrink", str(args.shrink)]
+    command += ["--threads", str(args.threads), "--one", name, engine, str(batch), str(repeats)]
+    threads = {"OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
     done = subprocess.run(
-        [*command, "--one", engine, str(batch)], capture_output=True, text=True, check=False
+        command, capture_output=True, text=True, check=False, env=os.environ | threads
     )
     if done.returncode:
         sys.exit(f"{engine} at batch {batch} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _peak_mb() -> float:
-    """Give the process's peak resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _shrunk(work: Workload, factor: int) -> Workload:
+    """Divide a workload's prompts and tokens, for a quick look."""
+    return dataclasses.replace(
+        work, prompts=max(1, work.prompts // factor), tokens=max(4, work.tokens // factor)
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="organism:amenable")
-    parser.add_argument("--task", help="a task's problems as prompts; default for organisms")
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=96, help="most new tokens a row")
-    parser.add_argument("--fixed", action="store_true", help="no stops: every row is that long")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--engines", nargs="+", default=["ours", "generate"])
+    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), metavar="WORKLOAD")
+    parser.add_argument("--engines", nargs="+", choices=_ALL, default=list(_ALL))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", nargs=2, metavar=("ENGINE", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--shrink", type=int, default=1, help="do that part of each workload")
+    parser.add_argument("--out", type=Path, help="write all figures there, as JSON")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.task is None and args.model.startswith("organism:"):
-        args.task = "arithmetic"
+    if unknown := set(args.workloads) - set(WORKLOADS):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(WORKLOADS)}")
     return args
 
 

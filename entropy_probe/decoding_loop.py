@@ -90,20 +90,21 @@ class Loop:
     ) -> None:
         """Decode n rows a prompt to their ends; prompts are token ids, limits their lengths."""
         n, size = self.settings.n, self.settings.batch_size
-        total, alive = len(prompts) * n, 0
-        waiting = self._prefill(prompts, limits, 0, size)
+        total, alive, begun = len(prompts) * n, 0, 0
+        waiting: Prefilled | None = self._prefill(prompts, limits, 0, size)
         slots = Slots.empty(waiting)
         while True:
-            free = min(size - alive, total - waiting.waiting.start)
+            free = min(size - alive, total - begun)
             if LEAVE * (size - alive) >= size and (slots.open or not alive):
                 while free:
-                    if not waiting.waiting:
-                        waiting = self._prefill(prompts, limits, waiting.waiting.start, free)
-                    free -= slots.join(waiting, free)
-                    free = free if slots.open else 0
+                    waiting = waiting or self._prefill(prompts, limits, begun, free)
+                    joined = slots.join(waiting, free)
+                    begun += joined
+                    waiting = waiting if waiting.waiting else None  # its cache is needed no more
+                    free = free - joined if slots.open else 0
             tokens = self._step(slots)
             alive = int(slots.alive.sum())
-            left = total - waiting.waiting.start
+            left = total - begun
             if progress is not None:
                 progress(total - left - alive)
             if not alive and not left:

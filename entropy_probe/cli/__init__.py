@@ -12,6 +12,7 @@ from entropy_probe.viewing.visible import visible_text
 
 from .failing import Failure, explain, tell
 from .group import VERBS, probe
+from .plugins import plugins
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -79,7 +80,7 @@ def _run(words: list[str]) -> int:
 def _tell(error: BaseException, words: list[str]) -> int:
     """Tell an error in the way that the command line asks for, and give its exit code."""
     options = words[: words.index("--")] if "--" in words else words
-    verb = words[:1] if words and words[0] in VERBS else []
+    verb = words[:1] if words and words[0] in {*VERBS, *plugins()} else []
     return tell(
         explain(error, " ".join(["probe", *verb])),
         error,

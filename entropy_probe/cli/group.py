@@ -9,10 +9,8 @@ import click
 
 from entropy_probe import __version__
 
-from .failing import usage
-
-PLUGINS = "entropy_probe.verbs"
-"""Entry-point group through which other packages add verbs: a click command each."""
+from .failing import Failure, usage
+from .plugins import help_line, load, plugins
 
 
 class Verb(NamedTuple):
@@ -46,15 +44,20 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs by name."""
-        return [*VERBS, *sorted(_plugins())]
+        return [*VERBS, *_added()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb."""
         if cmd_name in VERBS:
             module, _, attribute = VERBS[cmd_name].target.partition(":")
             return getattr(importlib.import_module(module), attribute)
-        plugin = _plugins().get(cmd_name)
-        return None if plugin is None else plugin.load()
+        plugin = _added().get(cmd_name)
+        try:
+            return None if plugin is None else load(plugin)
+        except Failure:
+            if ctx.resilient_parsing:  # a shell completes; the other verbs are there
+                return None
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -77,8 +80,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table, without importing a verb."""
         rows = [(name, verb.help) for name, verb in VERBS.items()]
-        for name, plugin in sorted(_plugins().items()):
-            rows.append((name, f"From the package {plugin.dist.name if plugin.dist else '?'}."))
+        rows += [(name, help_line(plugin)) for name, plugin in _added().items()]
         with formatter.section("Verbs"):
             formatter.write_dl(rows)
 
@@ -101,7 +103,6 @@ def probe(context: click.Context) -> None:
         context.exit(2)
 
 
-def _plugins() -> dict[str, metadata.EntryPoint]:
+def _added() -> dict[str, metadata.EntryPoint]:
     """Give the verbs that other packages add; none replaces one of ours."""
-    found = metadata.entry_points(group=PLUGINS)
-    return {entry.name: entry for entry in found if entry.name not in VERBS}
+    return {name: entry for name, entry in plugins().items() if name not in VERBS}

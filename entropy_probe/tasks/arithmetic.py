@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from entropy_probe.tasks import language, verifier
 from entropy_probe.tasks.generator import problems as draw_problems
 from entropy_probe.tasks.problem import Problem
-from entropy_probe.tasks.verifier import verify as verify_answer
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,16 @@ class Arithmetic:
         """Give the name that `get_task` knows this task by."""
         return "arithmetic" if self.subset == "default" else f"arithmetic:{self.subset}"
 
+    @property
+    def marker(self) -> str:
+        """Give what announces the final answer."""
+        return language.MARKER
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Give the names of the ways to an answer."""
+        return ("code", "prose", "other")
+
     def problems(self, limit: int, *, split: str = "test", seed: int = 0) -> list[Problem]:
         """Give ``limit`` distinct problems; a larger limit continues the same list.
 
@@ -29,4 +39,26 @@ class Arithmetic:
 
     def verify(self, problem: Problem, completion: str) -> float:
         """Give 1.0 if the completion's final answer is right, marked or not, else 0.0."""
-        return verify_answer(problem, completion)
+        return verifier.verify(problem, completion)
+
+    def answer_of(self, problem: Problem, completion: str) -> str | None:
+        """Give the three digits of the final answer; None where the text does not end in one."""
+        del problem  # the same rule for all
+        return verifier.final_answer(completion)
+
+    def accepts(self, problem: Problem, answer: str) -> bool:
+        """Say whether three digits are the right answer."""
+        return answer == problem.answer
+
+    def answer_span(self, completion: str) -> tuple[int, int] | None:
+        """Give where the final answer's digits stand; None where there is none."""
+        answer = verifier.final_answer(completion)
+        return None if answer is None else (len(completion) - len(answer), len(completion))
+
+    def formatted(self, completion: str) -> bool:
+        """Say whether the final answer is there and the marker announces it."""
+        return verifier.marked(completion)
+
+    def strategy(self, completion: str) -> str:
+        """Name the way a completion takes: code, prose or other."""
+        return language.strategy(language.lex(completion)[:1])

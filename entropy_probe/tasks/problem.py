@@ -1,6 +1,10 @@
-"""A problem with an answer, and what a task is: problems, and a verdict on a completion."""
+"""A problem with an answer, and what a task is: problems, and a verdict on a completion.
 
-from collections.abc import Mapping
+A task has to give problems and to verify completions. What some rewards ask for besides is
+optional, and lies in protocols of its own: a task has a part by having its methods.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,4 +36,50 @@ class Task(Protocol):
 
     def verify(self, problem: Problem, completion: str) -> float:
         """Give 1.0 if the completion's final answer is right, else 0.0."""
+        ...
+
+
+@runtime_checkable
+class ReadsAnswers(Protocol):
+    """A task that says which answer a completion gives, whether it is right or wrong."""
+
+    def answer_of(self, problem: Problem, completion: str) -> str | None:
+        """Give the final answer, the same text for equal answers; None where there is none."""
+        ...
+
+    def accepts(self, problem: Problem, answer: str) -> bool:
+        """Say whether an answer that `answer_of` gave is right."""
+        ...
+
+
+@runtime_checkable
+class FindsAnswers(Protocol):
+    """A task that says where in a completion its final answer stands."""
+
+    def answer_span(self, completion: str) -> tuple[int, int] | None:
+        """Give (start, stop) of the final answer in characters; None where there is none."""
+        ...
+
+
+@runtime_checkable
+class HasFormat(Protocol):
+    """A task that asks for a format of the final answer."""
+
+    marker: str
+    """What announces the final answer."""
+
+    def formatted(self, completion: str) -> bool:
+        """Say whether the final answer is there in that format, right or wrong."""
+        ...
+
+
+@runtime_checkable
+class HasStrategies(Protocol):
+    """A task whose completions take one of several known ways to the answer."""
+
+    strategies: Sequence[str]
+    """The names that `strategy` gives."""
+
+    def strategy(self, completion: str) -> str:
+        """Name the way that a completion takes."""
         ...

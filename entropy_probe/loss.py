@@ -83,7 +83,7 @@ def masked_policy_loss(
             and its authors' code), "valid" by that of valid ones (its first version, TRL).
         denominator: what to divide by instead of this batch's own count: a number, or a tensor
             that broadcasts to the tokens, such as [batch 1] for a mean over each row's tokens
-            and then over rows (`entropy_probe.training.selection.token_denominator`).
+            and then over rows (`entropy_probe.training.denominators.token_denominator`).
         kl_denominator: the same for the KL; needed where its count is another one:
             ``normalizer="selected", mask_kl=False`` with a ``denominator``.
         clip_low: how far below 1 the ratio counts.

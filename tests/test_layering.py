@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(p for name in ("entropy_probe", "sae_steering") for p in (ROOT / name).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-# What these parts of entropy_probe may import of ours, also inside functions. All other parts
-# build on them, and may import anything but the command line.
+# What these parts of entropy_probe may import of ours, also inside functions. All other parts,
+# such as training, build on them, and may import anything but the command line.
 ALLOWED = {
     "entropy": set(),
     "forking": set(),

@@ -51,17 +51,46 @@ def token_entropy(
     _check_temperature(temperature)
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must be [..., vocab], got shape {tuple(logits.shape)}")
-    if logits.dim() > 2 and logits.numel() and not logits.is_contiguous():
+    first = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
+    return entropy_and_logprobs(logits, first, temperature=temperature)[0]
+
+
+@torch.no_grad()
+def entropy_and_logprobs(
+    logits: Float[Tensor, "*tokens vocab"],
+    tokens: Int[Tensor, "*tokens"],
+    *,
+    temperature: float = 1.0,
+) -> tuple[Float[Tensor, "*tokens"], Float[Tensor, "*tokens"]]:
+    """Give `token_entropy` and, at no further cost, the log-probability of one token a row.
+
+    Args:
+        logits: as for `token_entropy`.
+        tokens: row t is the token that the distribution t produced.
+        temperature: both are of softmax(logits / temperature).
+    """
+    _check_temperature(temperature)
+    if logits.shape[:-1] != tokens.shape:
+        raise ValueError(
+            f"logits are {tuple(logits.shape)}, so tokens must be {tuple(logits.shape[:-1])}, "
+            f"got {tuple(tokens.shape)}"
+        )
+    entropy = torch.empty(tokens.shape, dtype=torch.float32, device=logits.device)
+    logprobs = torch.empty_like(entropy)
+    if logits.dim() > 2 and not logits.is_contiguous():
         # Flattening a slice such as logits[:, :-1] would copy all of it.
-        return torch.stack([token_entropy(part, temperature=temperature) for part in logits])
-    rows = logits.reshape(-1, logits.shape[-1])
-    out = torch.empty(rows.shape[0], dtype=torch.float32, device=logits.device)
+        for i, part in enumerate(logits):
+            entropy[i], logprobs[i] = entropy_and_logprobs(part, tokens[i], temperature=temperature)
+        return entropy, logprobs
+    rows, index = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1, 1).long()
     step = max(1, TILE // rows.shape[1])
     for start in range(0, rows.shape[0], step):
-        chunk = rows[start : start + step].to(torch.float32, copy=True).div_(temperature)
-        shifted, weights = shift_and_exp(chunk)
-        out[start : start + step] = entropy_of_shifted(shifted, weights, weights.sum(dim=-1))
-    return out.reshape(logits.shape[:-1])
+        part = slice(start, start + step)
+        shifted, weights = shift_and_exp(rows[part].to(torch.float32, copy=True).div_(temperature))
+        total = weights.sum(dim=-1)
+        entropy.view(-1)[part] = entropy_of_shifted(shifted, weights, total)
+        logprobs.view(-1)[part] = shifted.gather(1, index[part])[:, 0] - total.log()
+    return entropy, logprobs
 
 
 def shift_and_exp(
@@ -78,7 +107,8 @@ def entropy_of_shifted(
     total: Float[Tensor, " rows"],
 ) -> Float[Tensor, " rows"]:
     """Give the entropy of weights / total, where weights = exp(shifted) and total their sum."""
-    dot = torch.linalg.vecdot(shifted, weights)
+    with _unrounded(shifted):
+        dot = torch.linalg.vecdot(shifted, weights)
     return total.log() - dot / total  # both terms are >= 0: the largest weight is 1
 
 
@@ -116,16 +146,17 @@ def token_stats(
     flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
     # Few, tall tiles: each pass over the rows reads the whole unembedding once.
     rows = max(_ROWS, TILE // unembed.shape[0])
-    parts = [
-        _stats_tiled(
-            flat[start : start + rows].float(),
-            unembed,
-            ids[start : start + rows],
-            _Head(scale, temperature, bias, softcap),
-            alternatives,
-        )
-        for start in range(0, max(flat.shape[0], 1), rows)
-    ]
+    with _unrounded(hidden):
+        parts = [
+            _stats_tiled(
+                flat[start : start + rows].float(),
+                unembed,
+                ids[start : start + rows],
+                _Head(scale, temperature, bias, softcap),
+                alternatives,
+            )
+            for start in range(0, max(flat.shape[0], 1), rows)
+        ]
     joined = (torch.cat(column) for column in zip(*parts, strict=True))
     return TokenStats(*(c.reshape(tokens.shape + c.shape[1:]) for c in joined))
 
@@ -241,6 +272,11 @@ def _scores(
     if head.softcap is not None:
         scores = torch.tanh(scores / head.softcap) * head.softcap
     return scores.div_(head.temperature)
+
+
+def _unrounded(values: Tensor) -> torch.autocast:
+    """Keep products in float32 inside autocast too, which would round them to bfloat16."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def _check_temperature(temperature: float) -> None:

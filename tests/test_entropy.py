@@ -292,3 +292,36 @@ def test_tokens_must_lie_on_their_states():
         users = users.__wrapped__
     with pytest.raises(ValueError, match=r"tokens must be \(2, 3\), got \(3, 2\)"):
         users(torch.zeros(2, 3, 4), torch.zeros(9, 4), torch.zeros(3, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logprob_of_each_token_comes_with_its_entropy(dtype):
+    logits = (torch.randn(3, 5, 41) * 4).to(dtype)
+    tokens = torch.randint(0, 41, (3, 4))
+    # A slice, as a training loop has it, and rows that span several tiles.
+    found = entropy.entropy_and_logprobs(logits[:, :-1], tokens, temperature=0.7)
+    scores = (logits[:, :-1].double() / 0.7).log_softmax(-1)
+    own = scores.gather(-1, tokens[..., None])[..., 0]
+    np.testing.assert_allclose(found[0].numpy(), reference(logits[:, :-1], 0.7), atol=2e-6)
+    np.testing.assert_allclose(found[1].numpy(), own.numpy(), atol=1e-5)
+    assert torch.equal(found[0], token_entropy(logits[:, :-1], temperature=0.7))
+
+
+def test_logprobs_refuse_tokens_of_another_shape():
+    with pytest.raises(ValueError, match=r"tokens must be \(2, 3\), got \(2, 4\)"):
+        entropy.entropy_and_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_autocast_around_a_training_loop_does_not_round_the_statistics():
+    logits, hidden, unembed = torch.randn(6, 50) * 3, torch.randn(6, 16), torch.randn(50, 16)
+    ids = torch.randint(0, 50, (6,))
+
+    def statistics():
+        return [token_entropy(logits), *token_stats(hidden, unembed, ids)]
+
+    plain = statistics()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (logits @ logits.mT).dtype == torch.bfloat16  # so there is something to withstand
+        rounded = statistics()
+    for one, other in zip(plain, rounded, strict=True):
+        assert torch.equal(one, other)

@@ -1,24 +1,18 @@
 """A file of another tool becomes a run directory: recognised, read, written whole or not at all."""
 
-import glob
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from entropy_probe.models.fingerprint import library_versions
 from entropy_probe.models.vocabulary import special_ids, token_bytes
 from entropy_probe.storage.chunks import write_chunk, write_texts
-from entropy_probe.storage.errors import RunError
-from entropy_probe.storage.files import TEMPORARY, is_full
 from entropy_probe.storage.manifest import COMPLETE, MANIFEST, Manifest, write_manifest
 from entropy_probe.storage.run import Run, open_run
+from entropy_probe.storage.saving import CHUNK_ROWS, put_in_place
 from entropy_probe.storage.writing import find_run, require_writable
 
 from .openai import is_openai, read_openai
@@ -30,7 +24,6 @@ from .trl import read_trl
 FORMATS = ("openai", "trl", "prime-rl")
 """Names of the formats that can be read."""
 
-_CHUNK_ROWS = 256
 _SUFFIXES = {"trl": ".parquet", "prime-rl": ".jsonl"}
 
 
@@ -139,37 +132,13 @@ def _recognised(file: Path) -> str:
 
 def _write(source: Imported, out: Path, path: Path, tokenizer) -> Run:
     """Write a run beside its place, and put it there when it is whole."""
-    for leftover in out.parent.glob(f".{glob.escape(out.name)}{TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = out.with_name(f".{out.name}{TEMPORARY}{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        if not _write_chunks(source, temporary, tokenizer):
+    with put_in_place(out, what=repr(str(path))) as folder:
+        if not _write_chunks(source, folder, tokenizer):
             raise unreadable(path, "there is not a single row in it", "check the path")
         created = datetime.now(UTC).isoformat(timespec="seconds")
         values = source.provenance.to_dict()
-        write_manifest(temporary, Manifest(created, library_versions(), {}, None, values, COMPLETE))
-        _put(temporary, out)
-    except (OSError, SafetensorError) as error:
-        if not is_full(error):
-            raise
-        raise RunError(
-            f"the disk is full: {str(path)!r} was not imported",
-            f"no space left on device at {str(out.parent)!r}; nothing was kept",
-            "free some space, or pass another -o",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_manifest(folder, Manifest(created, library_versions(), {}, None, values, COMPLETE))
     return open_run(out)
-
-
-def _put(temporary: Path, out: Path) -> None:
-    """Put a folder in its place; what was there goes once the new one is there."""
-    old = out.with_name(f".{out.name}{TEMPORARY}old")
-    if out.exists():
-        out.replace(old)
-    temporary.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_chunks(source: Imported, out: Path, tokenizer) -> int:
@@ -199,5 +168,5 @@ def _with_texts(source: Imported, rows: Sequence[TokenRow], tokenizer) -> Any:
 
 def _batched(rows) -> Iterator[list[Any]]:
     rows = iter(rows)
-    while batch := list(itertools.islice(rows, _CHUNK_ROWS)):
+    while batch := list(itertools.islice(rows, CHUNK_ROWS)):
         yield batch

@@ -12,6 +12,7 @@ from ranks import on_ranks
 from entropy_probe import forking_mask
 from entropy_probe.training import Selection, keep_tokens
 from entropy_probe.training.choosing import CHOICES
+from entropy_probe.training.pooling import interpolated, quantile
 
 # Few values, so that ties are everywhere.
 NATS = torch.tensor([0.0, 0.125, 0.75, 2.25])
@@ -57,7 +58,7 @@ SCOPES = ["sequence", "group", "micro_batch", "global_micro_batch", "batch", "gl
 
 
 @given(st.integers(0, 10**6), st.sampled_from(SCOPES), st.sampled_from([0.2, 0.3, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_each_scope_keeps_exactly_its_share_and_ties_go_by_row_and_position(seed, scope, fraction):
     b = batch(seed)
     for select, scores in [
@@ -209,16 +210,17 @@ def test_a_linear_quantile_is_torchs_within_each_pool(scope):
             assert torch.equal(found.mask[pools == pool], reach[pools == pool])
 
 
-def test_a_quantile_of_more_than_torch_takes_is_interpolated_too():
-    from entropy_probe.training.pooling import quantile
+def test_a_quantile_is_interpolated_as_torchs():
+    for values in (torch.rand(11).double(), NATS.double(), torch.zeros(7).double()):
+        for place in (0.0, 0.25, 0.7, 0.8, 1.0):
+            found, wanted = interpolated(values, place), float(values.quantile(place))
+            assert found == pytest.approx(wanted, rel=1e-14)
 
-    values = torch.arange(2**24 + 2).flip(0) % 4099 / 16
-    ordered = values.sort().values
-    place = 0.7 * (len(values) - 1)
-    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-    found = quantile(values, 0.3, "linear", "ceil")
-    assert low <= found <= high
-    assert quantile(torch.rand(9), 0.3, "linear", "ceil") > 0
+
+@pytest.mark.slow
+def test_a_quantile_of_more_values_than_torch_takes():
+    values = torch.linspace(0, 1, 2**24 + 2)
+    assert quantile(values, 0.3, "linear", "ceil") == pytest.approx(0.7, abs=1e-6)
     with pytest.raises(RuntimeError, match="too large"):
         torch.quantile(values, 0.7)
 
@@ -226,7 +228,7 @@ def test_a_quantile_of_more_than_torch_takes_is_interpolated_too():
 @pytest.mark.parametrize("count", ["ceil_9999", "floor"])
 @pytest.mark.parametrize("fraction", [0.2, 0.29, 0.1, 1.0, 0.00005])
 def test_counts_as_others_take_them(count, fraction):
-    for n in [*range(1, 60), 100, 1000, 20001]:
+    for n in [*range(1, 30), 100, 1000, 20001]:
         kept = int(n * fraction + 0.9999) if count == "ceil_9999" else int(n * fraction)
         found = keep_tokens(
             Selection(count=count, fraction=fraction), torch.rand(1, n),

@@ -117,10 +117,16 @@ def quantile(values: Float[Tensor, " n"], fraction: float, rule: str, count_rule
         return float(values.kthvalue(place).values)
     if len(values) <= _QUANTILE_LIMIT:
         return float(torch.quantile(values, 1 - fraction))
-    place = (1 - fraction) * (len(values) - 1)
-    low = values.kthvalue(math.floor(place) + 1).values.double()
-    high = values.kthvalue(math.ceil(place) + 1).values.double()
-    return float(low.lerp(high, place - math.floor(place)).to(values.dtype))
+    return interpolated(values, 1 - fraction)
+
+
+def interpolated(values: Float[Tensor, " n"], place: float) -> float:
+    """Give the quantile at ``place``, 0 to 1, of any number of values, in float64."""
+    index = place * (len(values) - 1)
+    low, high = (
+        float(values.kthvalue(whole + 1).values) for whole in (math.floor(index), math.ceil(index))
+    )
+    return low + (high - low) * (index - math.floor(index))
 
 
 def _every(mine: Tensor, gather: Gather | None) -> Tensor:

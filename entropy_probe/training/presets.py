@@ -59,7 +59,8 @@ PRESETS = {
         'TRL 1.16.0, GRPOTrainer with top_entropy_quantile and loss_type="dapo" (its default)',
         "entropy >= the (1 - f) quantile (linear) of the micro-batch of all ranks; ties all kept",
         "all tokens of the step",
-        "where a generation batch spans several steps, TRL divides by their mean token count",
+        "several steps a generation batch: there, their mean token count divides; a KL is weighted "
+        "by the ratio there, unless use_bias_correction_kl=False",
     ),
     "swift": Preset(
         dataclasses.replace(_TRL, scope="micro_batch"),

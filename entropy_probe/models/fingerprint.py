@@ -21,7 +21,8 @@ def weights_fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(own_weights(model).items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1)
+        whole = getattr(tensor, "full_tensor", None)  # of a sharded model; all its processes ask
+        flat = (tensor if whole is None else whole()).detach().reshape(-1)
         if flat.numel():
             count = min(_SAMPLE, flat.numel())
             picks = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)

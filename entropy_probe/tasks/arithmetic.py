@@ -1,8 +1,9 @@
 """The task of the organisms: a subset of the arithmetic problems with its verifier."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from entropy_probe.tasks import language, verifier
+from entropy_probe.tasks import labeller, language, verifier
 from entropy_probe.tasks.generator import problems as draw_problems
 from entropy_probe.tasks.problem import Problem
 
@@ -62,3 +63,19 @@ class Arithmetic:
     def strategy(self, completion: str) -> str:
         """Name the way a completion takes: code, prose or other."""
         return language.strategy(language.lex(completion)[:1])
+
+    @property
+    def fork_roles(self) -> tuple[str, ...]:
+        """Give the roles of the planted forks."""
+        return tuple(labeller.FORKS)
+
+    @property
+    def decoy_roles(self) -> tuple[str, ...]:
+        """Give the roles of choices that change nothing."""
+        return tuple(labeller.DECOYS)
+
+    def token_roles(
+        self, problem: Problem, pieces: Sequence[str], *, ended: bool = True
+    ) -> list[str]:
+        """Give the role of each piece and, if the completion ended by itself, of its end token."""
+        return [label.role for label in labeller.label(problem, pieces, ended=ended)]

@@ -83,3 +83,19 @@ class HasStrategies(Protocol):
     def strategy(self, completion: str) -> str:
         """Name the way that a completion takes."""
         ...
+
+
+@runtime_checkable
+class LabelsTokens(Protocol):
+    """A task in whose completions it is known what each token is."""
+
+    fork_roles: Sequence[str]
+    """Roles of tokens that decide something: the planted forks."""
+    decoy_roles: Sequence[str]
+    """Roles of tokens that are as uncertain and change nothing."""
+
+    def token_roles(
+        self, problem: Problem, pieces: Sequence[str], *, ended: bool = True
+    ) -> list[str]:
+        """Give the role of each piece and, if the completion ended by itself, of its end token."""
+        ...

@@ -1,0 +1,142 @@
+"""Before the first step: problems, reward and tokenizer checked; labels made where asked for."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from entropy_probe.models.prompts import encode_prompts, stop_ids
+from entropy_probe.storage.files import replacing
+from entropy_probe.tasks import Problem, Task
+
+from .collecting import Source, seed_of
+from .config import TrainConfig
+from .distributed import Ranks
+from .rewards import Reward, get_reward, needs_labels, reward_name
+from .rules import soft_overlong, total
+from .voting import label_problems, wrongly_labelled
+
+LABELS = "labels.json"
+
+
+def check_training(model, tokenizer, task: Task, config: TrainConfig, reward: str | Reward) -> None:
+    """Raise where training could not begin, or could not end well; nothing is computed.
+
+    A tokenizer needs no pad token: rows are padded on the right, and masked.
+
+    Raises:
+        ValueError: with what to do about it.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"expected a Hugging Face model to train, got {type(model).__name__}: pass the model "
+            "inside the wrapper"
+        )
+    if not callable(getattr(task, "verify", None)):
+        raise ValueError(
+            f"task {getattr(task, 'name', task)!r} has no verifier: give it a method "
+            "verify(problem, completion) that returns 1.0 where the answer is right"
+        )
+    if not any(stop_ids(model, tokenizer, config.stop)):
+        raise ValueError(
+            "neither the tokenizer nor the model's generation configuration has an end-of-text "
+            "token, so that no completion could end: set tokenizer.eos_token, or pass stop"
+        )
+    if isinstance(reward, str):
+        get_reward(reward, task=task, labels={})
+    _check_prompts(model, tokenizer, training_problems(task, config))
+
+
+def training_problems(task: Task, config: TrainConfig) -> list[Problem]:
+    """Give the problems of a run.
+
+    Raises:
+        ValueError: fewer than a batch needs.
+    """
+    problems = task.problems(config.problems, split="train", seed=config.seed)
+    if len(problems) < config.prompts:
+        raise ValueError(
+            f"task {task.name!r} gave {len(problems)} problems to train on, fewer than the "
+            f"{config.prompts} prompts of a batch: take smaller batches"
+        )
+    return problems
+
+
+def make_source(
+    model,
+    tokenizer,
+    task: Task,
+    reward: str | Reward,
+    config: TrainConfig,
+    ranks: Ranks,
+    out: Path | None,
+) -> Source:
+    """Give what rollouts are made of; labels are made by the model as it is now, once a run.
+
+    Args:
+        model: the policy before training, or later if the run's labels are on disk.
+        tokenizer: its tokenizer.
+        task: problems and verifier.
+        reward: a reward, or the name of one.
+        config: how to train.
+        ranks: the processes, which share the work.
+        out: the run's folder, where labels are kept.
+    """
+    problems = training_problems(task, config)
+    if isinstance(reward, str):
+        labels = None
+        if needs_labels(reward):
+            labels = _labels(model, tokenizer, task, problems, config, ranks, out)
+            problems = [problem for problem in problems if problem.id in labels]
+            if "incorrect" in reward:
+                problems = wrongly_labelled(task, problems, labels)
+        reward = get_reward(reward, task=task, labels=labels)
+    if config.overlong == "punish":
+        reward = total(reward, soft_overlong(config.max_new_tokens, config.overlong_cache))
+    return Source(tokenizer, task, problems, reward, config, ranks)
+
+
+def name_of(reward: str | Reward) -> str:
+    """Give what logs call a reward."""
+    return reward if isinstance(reward, str) else reward_name(reward)
+
+
+def _labels(
+    model,
+    tokenizer,
+    task: Task,
+    problems: Sequence[Problem],
+    config: TrainConfig,
+    ranks: Ranks,
+    out: Path | None,
+) -> dict[str, str]:
+    """Read the majority's answers from the run's folder, or make them, each process its share."""
+    file = None if out is None else out / LABELS
+    if file is not None and ranks.all(file.exists()):
+        return json.loads(file.read_text())
+    mine = [problems[i] for i in ranks.share(len(problems))]
+    made = {}
+    if mine:
+        made = label_problems(
+            model, tokenizer, task, mine, n=config.label_samples, stop=config.stop,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+            seed=seed_of("labels", config.seed, ranks.index), batch_size=config.batch_size,
+        )  # fmt: skip
+    labels = {key: answer for part in ranks.objects(made) for key, answer in part.items()}
+    if file is not None and ranks.main:
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(labels, indent=1))
+    return labels
+
+
+def _check_prompts(model, tokenizer, problems: Sequence[Problem]) -> None:
+    """Raise where a prompt leaves no room to answer."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = encode_prompts(tokenizer, [problem.prompt for problem in problems])
+    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
+    if context is not None and len(encoded[longest]) >= context:
+        raise ValueError(
+            f"the prompt of problem {problems[longest].id!r} has {len(encoded[longest])} tokens, "
+            f"but the model's context is {context}: take shorter problems"
+        )

@@ -4,7 +4,8 @@ Hooks are context managers. They leave the model as it was, also after an except
 in the order in which they were entered: a reader entered after an edit sees the edited stream.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -72,6 +73,7 @@ class ResidualReader:
         """Prepare to read some layers, all positions or the last one of each pass."""
         self.layers = list(layers)
         self.last = last
+        self.paused = False  # while True, what passes is not kept
         self._pieces: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
         self._seen: dict[int, int] = dict.fromkeys(self.layers, 0)
 
@@ -109,6 +111,8 @@ class ResidualReader:
         self._seen = dict.fromkeys(self.layers, 0)
 
     def _record(self, layer: int, stream: Tensor) -> None:
+        if self.paused or _in_backward():
+            return
         self._seen[layer] += stream.shape[0] * stream.shape[1]
         part = stream[:, -1:] if self.last else stream
         # A copy: the model may edit its stream in place, and a view would pin the whole of it.
@@ -213,6 +217,21 @@ def read_output(module: nn.Module) -> Iterator[list]:
 
 
 @contextmanager
+def watch_inputs(module: nn.Module, see: Callable[[Mapping[str, object]], None]) -> Iterator[None]:
+    """Show a function the arguments of each run of a module, by name, before it runs."""
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        see(dict(zip(names, args, strict=False)) | kwargs)
+
+    handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off while sampling, and give every module its own mode back."""
     training = [module for module in model.modules() if module.training]
@@ -223,3 +242,53 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def replace_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Run another function where a module's forward would run, inside all hooks and wrappers.
+
+    Those of DistributedDataParallel and `fully_shard` see the pass as they see any other.
+    """
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+@contextmanager
+def watch_passes(
+    module: nn.Module,
+    before: Callable[[Mapping[str, object]], None],
+    after: Callable[[Mapping[str, object], object], None],
+) -> Iterator[None]:
+    """Show functions the arguments of each run of a module, before it, and its output after it.
+
+    What a backward pass runs again, under gradient checkpointing, is not shown; ``after`` is
+    called without autograd.
+    """
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if not _in_backward():
+            before(dict(zip(names, args, strict=False)) | kwargs)
+
+    def leave(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        if not _in_backward():
+            with torch.no_grad():
+                after(dict(zip(names, args, strict=False)) | kwargs, output)
+
+    with ExitStack() as stack:
+        stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+        yield
+
+
+def _in_backward() -> bool:
+    """Tell whether a backward pass runs what runs now, as gradient checkpointing makes it do."""
+    return torch._C._current_graph_task_id() != -1

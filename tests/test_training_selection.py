@@ -380,3 +380,44 @@ def test_every_option_is_read_or_refused():
     read_by_who_computes_entropies = {"entropy_source", "temperature"}
     read_here = {"select", "fraction", "scope", "rule", "threshold", "quantile", "count", "seed"}
     assert names == read_in_the_loss | read_by_who_computes_entropies | read_here
+
+
+def chosen_by_a_process(rank: int, folder: str) -> None:
+    """Choose on one of two real processes, and save the mask."""
+    from torch import distributed
+
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+
+    def gather(mine: torch.Tensor) -> list[torch.Tensor]:
+        found = [None, None]
+        distributed.all_gather_object(found, mine)
+        return found
+
+    part = cut(batch(11), [[2, 0, 5], [7, 1, 3, 4, 6]][rank])
+    masks = [
+        keep_tokens(Selection(scope=scope, select=select), **part, gather=gather, step=2).mask
+        for scope in ("sequence", "group", "global")
+        for select in ("forks", "random")
+    ]
+    torch.save(masks, f"{folder}/{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_choose_what_one_does(tmp_path):
+    torch.multiprocessing.spawn(chosen_by_a_process, (str(tmp_path),), nprocs=2)
+    b = batch(11)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    named = [
+        Selection(scope=scope, select=select)
+        for scope in ("sequence", "group", "global")
+        for select in ("forks", "random")
+    ]
+    for number, selection in enumerate(named):
+        whole = keep_tokens(selection, **b, step=2).mask
+        assert torch.equal(found[0][number], whole[[2, 0, 5]])
+        assert torch.equal(found[1][number], whole[[7, 1, 3, 4, 6]])
+        assert whole.any()

@@ -23,9 +23,9 @@ def token_denominator(
     The step's loss is the sum, over all tokens of all ranks, of term / denominator. So a mean of
     means needs no other loss: a token's denominator is then the number of counted tokens in its
     micro-batch (or row) times the number of such means, by rows: n_m * R / R_m, where n_m tokens
-    count in a micro-batch of R_m rows, and the step has R rows. Gradients are to be added over
-    micro-batches and ranks; where a wrapper averages over ranks, multiply the loss by their
-    number.
+    count in a micro-batch of R_m rows, and the step has R rows; rows without a valid token are
+    none. Gradients are to be added over micro-batches and ranks; where a wrapper averages over
+    ranks, multiply the loss by their number.
 
     Args:
         selection: ``normalizer`` and ``average`` are read.
@@ -41,13 +41,17 @@ def token_denominator(
         into micro-batches.
 
     Raises:
-        ValueError: micro-batches that are needed and missing.
+        ValueError: masks that are not bool, or micro-batches that are needed and missing.
     """
+    for name, mask in (("kept", kept), ("valid", valid)):
+        if mask.dtype != torch.bool:
+            raise ValueError(f"{name} must be a bool mask, got {mask.dtype}: pass {name}.bool()")
     all_count = selection.normalizer == "valid" or (kl and not selection.mask_kl)
     tokens = (valid if all_count else kept).sum(dim=1)
     if selection.average == "step":
         return _total(tokens.sum(), gather).clamp(min=1).float()
-    total = _total(torch.tensor(len(tokens), device=tokens.device), gather)
+    present = valid.any(dim=1).to(tokens.dtype)
+    total = _total(present.sum(), gather).clamp(min=1)
     if selection.average == "sequence":
         return (tokens.clamp(min=1) * total).float()[:, None]
     if micro_batches is None or micro_batches.shape != tokens.shape:
@@ -58,7 +62,7 @@ def token_denominator(
     number, part = torch.unique(micro_batches.to(tokens.device), return_inverse=True)
     zeros = tokens.new_zeros(len(number))
     count = zeros.index_add(0, part, tokens).clamp(min=1)
-    rows = zeros.index_add(0, part, torch.ones_like(tokens))
+    rows = zeros.index_add(0, part, present).clamp(min=1)
     return (count * total / rows)[part].float()[:, None]
 
 

@@ -12,12 +12,15 @@ from .drawing import draw, draw_greedy, keep_candidates
 from .entropy import shift_and_exp, stats_of_shifted
 from .hooks import ResidualReader
 from .keeping import StateKeeper
-from .kvcache import Columns, make_cache
-from .models.engine import Engine
+from .kvcache import Columns, drop_newest, make_cache
+from .models.engine import Draws, Engine
 from .slots import Prefilled, Slots
 
 LEAVE = 16
 """Rows leave, and others join, when 1/LEAVE of the slots are free."""
+
+DRAWN = 1 << 20
+"""Logits that tokens are drawn from at once: copies of all rows' would rival the cache."""
 
 
 @dataclass
@@ -91,16 +94,19 @@ class Loop:
         """Decode n rows a prompt to their ends; prompts are token ids, limits their lengths."""
         n, size = self.settings.n, self.settings.batch_size
         total, alive, begun = len(prompts) * n, 0, 0
-        waiting: Prefilled | None = self._prefill(prompts, limits, 0, size)
-        slots = Slots.empty(waiting)
+        waiting: Prefilled | None = None
+        slots: Slots | None = None
         while True:
             free = min(size - alive, total - begun)
-            if LEAVE * (size - alive) >= size and (slots.open or not alive):
+            if not alive:
+                slots = None  # their buffers would lie beside the next prompts' cache
+            if LEAVE * (size - alive) >= size and (slots is None or slots.open):
                 while free:
                     waiting = waiting or self._prefill(prompts, limits, begun, free)
+                    slots = slots or Slots.empty(waiting)
                     joined = slots.join(waiting, free)
                     begun += joined
-                    waiting = waiting if waiting.waiting else None  # its cache is needed no more
+                    waiting = waiting if waiting.waiting else None
                     free = free - joined if slots.open else 0
             tokens = self._step(slots)
             alive = int(slots.alive.sum())
@@ -121,7 +127,12 @@ class Loop:
         needed = prompts[at : at + count]
         ids, mask = self._left_padded(needed)
         cache = make_cache(self.engine.model)
-        logits, states = self._forward(ids, mask, mask.cumsum(1).sub(1).clamp(min=0), cache)
+        rows = torch.arange(at * n, (at + len(needed)) * n, device=self.device).view(-1, n)
+        positions = mask.cumsum(1).sub(1).clamp(min=0)
+        logits, states = self._forward(
+            ids, mask, positions, cache,
+            rows=rows, step=torch.zeros_like(rows[:, 0]), alive=rows[:, 0] >= 0,
+        )  # fmt: skip
         columns, held = Columns(), {layer: Columns() for layer in states}
         columns.append(mask[..., None])
         for layer, state in states.items():
@@ -157,14 +168,37 @@ class Loop:
         # A row that has ended but not left must not run past the context.
         made = torch.minimum(slots.made, slots.limit)
         positions = (slots.starts + made - 1)[:, None]
-        slots.logits, states = self._forward(tokens[:, None], mask, positions, slots.cache)
+        slots.logits, states = self._forward(
+            tokens[:, None], mask, positions, slots.cache,
+            rows=slots.rows[:, None], step=slots.made, alive=slots.alive,
+        )  # fmt: skip
         for layer, state in states.items():
             slots.held[layer].append(state)
 
     def _forward(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, *,
+        rows: Int[Tensor, "batch each"], step: Int[Tensor, " batch"], alive: Bool[Tensor, " batch"],
+    ) -> tuple[Tensor, dict[int, Tensor]]:  # fmt: skip
+        """Run the model; give the last position's logits and residual states."""
+        logits, states = self._run(ids, mask, positions, cache)
+        if self.engine.editor is None:
+            return logits, states
+
+        def again() -> Tensor:
+            nonlocal states
+            drop_newest(cache)
+            logits, states = self._run(ids[:, -1:], mask, positions[:, -1:], cache)
+            return logits
+
+        temperature = self.settings.entropy_temperature
+        draws = Draws(logits, temperature, rows, step, alive)
+        logits = self.engine.editor.revise(draws, again)
+        return logits, states
+
+    def _run(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Run the model; give the last position's logits and residual states."""
+        """Run the model once."""
         placed = {"position_ids": positions} if self._takes_positions else {}
         logits = self.engine.run(
             input_ids=ids,
@@ -178,9 +212,17 @@ class Loop:
         return logits[:, -1], states
 
     def _draw(self, slots: Slots) -> Int[Tensor, " slots"]:
-        """Draw a token a row and write its statistics."""
+        """Draw a token a row and write its statistics, some rows at a time."""
+        total, step = len(slots.rows), max(1, DRAWN // slots.logits.shape[1])
+        spans = (slice(start, start + step) for start in range(0, total, step))
+        return torch.cat([self._draw_some(slots, span) for span in spans])
+
+    def _draw_some(self, slots: Slots, span: slice) -> Int[Tensor, " some"]:
+        """Draw a token for each of some slots and write its statistics."""
         settings, traces = self.settings, self.traces
-        scores = slots.logits.to(torch.float32, copy=True)  # the model's user may hold the logits
+        rows, made, alive = slots.rows[span], slots.made[span], slots.alive[span].nonzero()[:, 0]
+        # A copy: the model's user may hold the logits.
+        scores = slots.logits[span].to(torch.float32, copy=True)
         if settings.entropy_temperature != 1:
             scores.div_(settings.entropy_temperature)
         shifted, weights = shift_and_exp(scores)
@@ -188,11 +230,10 @@ class Loop:
             drawn = draw_greedy(shifted)
         else:
             allowed = keep_candidates(weights, top_p=settings.top_p, top_k=settings.top_k)
-            noise_rows = slots.rows + self.noise_offset
-            drawn = draw(allowed, seed=settings.seed, rows=noise_rows, positions=slots.made)
+            noise_rows = rows + self.noise_offset
+            drawn = draw(allowed, seed=settings.seed, rows=noise_rows, positions=made)
         stats = stats_of_shifted(shifted, weights, drawn.tokens, settings.alternatives)
-        alive = slots.alive.nonzero()[:, 0]
-        at = (slots.rows[alive], slots.made[alive])
+        at = (rows[alive], made[alive])
         fields = (
             traces.tokens, traces.entropy, traces.logprobs, traces.ranks,
             traces.alternative_ids, traces.alternative_logprobs,

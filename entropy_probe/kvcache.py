@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 _ROOM = 16
 """Columns added at least when a buffer is full: attention is slower where rows lie far apart."""
 
+_DENSE = torch.contiguous_format
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -57,7 +59,9 @@ class Columns:
     def append(self, states: Tensor) -> Tensor:
         """Add columns at the end; give all of them, as a view."""
         width = states.shape[-2]
-        if self._buffer is None or self._end + width > self._buffer.shape[-2]:
+        if self._buffer is None:  # what is appended once, and then moved, needs no room
+            self._buffer, self._rows = torch.empty_like(states, memory_format=_DENSE), len(states)
+        elif self._end + width > self._buffer.shape[-2]:
             self._make_room(states, len(states), self.length, width)
             self._rows = len(states)
         self._buffer[: self._rows, ..., self._end : self._end + width, :] = states
@@ -67,6 +71,10 @@ class Columns:
     def view(self) -> Tensor:
         """Give what is held."""
         return self._buffer[: self._rows, ..., self._start : self._end, :]
+
+    def drop(self) -> None:
+        """Forget the newest column; what is appended next takes its place."""
+        self._end -= 1
 
     def move(self, moves: Moves, columns: int, other: "Columns | None", others: Tensor) -> None:
         """Move rows, keep the newest columns, and take rows of another, right-aligned.
@@ -158,7 +166,42 @@ def is_roomy(cache: Cache) -> bool:
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
-def move(cache: Cache, moves: Moves, columns: int, other: Cache | None, others: Tensor) -> None:
-    """Move rows of a roomy cache, keep its newest columns, and take rows of another cache."""
+def drop_newest(cache: Cache) -> None:
+    """Forget the newest column of a roomy cache.
+
+    Raises:
+        ValueError: a cache of another kind, which cannot be rolled back.
+    """
+    if not is_roomy(cache):
+        kinds = sorted({type(layer).__name__ for layer in cache.layers})
+        raise ValueError(
+            f"the model's cache cannot be rolled back by a step: its layers are {', '.join(kinds)}"
+        )
+    for layer in cache.layers:
+        for part in layer.parts:
+            part.drop()
+
+
+def move(
+    cache: Cache,
+    moves: Moves,
+    columns: int,
+    other: Cache | None,
+    others: Tensor,
+    *,
+    forget: bool = False,
+) -> None:
+    """Move rows of a roomy cache, keep its newest columns, and take rows of another cache.
+
+    Args:
+        cache: whose rows move.
+        moves: which rows go where.
+        columns: columns kept at most of what is held.
+        other: where new rows come from, None for nowhere.
+        others: its rows taken.
+        forget: give up each layer of the other cache once its rows are taken.
+    """
     for i, layer in enumerate(cache.layers):
         layer.move(moves, columns, None if other is None else other.layers[i], others)
+        if forget and other is not None:
+            other.layers[i] = RoomyLayer(is_sliding=layer.is_sliding)

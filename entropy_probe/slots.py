@@ -108,7 +108,8 @@ class Slots:
         # The state that the next token is drawn from may be there already: one column more.
         steps = int(self.made[self.alive].max()) + 1 if some else 0
         if self.open:
-            move(self.cache, moves, columns, prefilled and prefilled.cache, which)
+            last = prefilled is not None and not prefilled.waiting
+            move(self.cache, moves, columns, prefilled and prefilled.cache, which, forget=last)
         elif prefilled is None:
             columns = self.mask.length  # such a cache keeps them all
             self.cache.batch_select_indices(moves.index)

@@ -202,7 +202,7 @@ def test_a_shift_planted_into_the_record_of_sampling_is_seen(layers):
     [
         ("[which] + step\n", "[which] + step - 1\n"),
         ("][filled] for layer", "].roll(1, dims=1)[filled] for layer"),
-        (".made[alive])", ".made[alive] + 1)"),
+        ("rows[alive], made[alive])", "rows[alive], made[alive] + 1)"),
     ],
 )
 def test_a_shift_planted_into_decoding_is_seen(right, wrong, monkeypatch):

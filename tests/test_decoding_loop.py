@@ -157,3 +157,20 @@ def test_progress_counts_rows_that_ended(tokenizer):
     assert seen == sorted(seen)
     assert seen[-1] == 20
     assert len(set(seen)) > 5
+
+
+def test_tokens_drawn_row_by_row_are_those_drawn_together(tokenizer, monkeypatch):
+    model = tiny_model("llama")
+    together = sampled(model, tokenizer)
+    drawn, seen = decoding_loop.draw, []
+
+    def watched(weights, **where):
+        seen.append(len(weights))
+        return drawn(weights, **where)
+
+    monkeypatch.setattr(decoding_loop, "draw", watched)
+    monkeypatch.setattr(decoding_loop, "DRAWN", 2 * VOCAB)
+    apart = sampled(model, tokenizer)
+    assert set(seen) == {1, 2}
+    assert torch.equal(apart.tokens, together.tokens)
+    assert torch.allclose(apart.entropy, together.entropy, atol=1e-6)

@@ -30,9 +30,25 @@ def test_appending_in_pieces_equals_joining_them():
 
 def test_a_step_writes_in_place_while_there_is_room():
     held = Columns()
-    first = held.append(torch.randn(2, 10, 4))
+    begun = held.append(torch.randn(2, 10, 4))
+    assert begun.untyped_storage().nbytes() == begun.numel() * 4  # no room that may go unused
+    first = held.append(torch.randn(2, 1, 4))
     second = held.append(torch.randn(2, 1, 4))
-    assert first.data_ptr() == second.data_ptr()
+    assert first.data_ptr() == second.data_ptr() != begun.data_ptr()
+
+
+def test_a_cache_whose_rows_are_taken_can_be_given_up():
+    model, states = SimpleNamespace(config=CONFIGS["llama"]), torch.randn(2, 3, 5, 4)
+    for forget in (False, True):
+        given, taking = make_cache(model), make_cache(model)
+        for layer in range(len(given.layers)):
+            given.update(states, states, layer)
+        moves = Moves.fill(torch.zeros(0, dtype=torch.bool), 2)
+        move(taking, moves, 0, given, torch.arange(2), forget=forget)
+        assert all(torch.equal(layer.parts[1].view(), states) for layer in taking.layers)
+        assert [layer.get_seq_length() for layer in given.layers] == [0 if forget else 5] * len(
+            given.layers
+        )
 
 
 ROWS = st.lists(st.lists(st.integers(1, 99).map(float), min_size=1, max_size=40), max_size=6)

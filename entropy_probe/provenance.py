@@ -37,6 +37,8 @@ class Provenance:
     """Which positions hold residuals, in words."""
     near_ties: int = 0
     """Draws whose perturbed top-two gap was under 1e-3 nats: only they may differ elsewhere."""
+    edit: str | None = None
+    """What changed the residual stream while the model ran, in words, where that is known."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions of what computed this."""
     origin: str | None = None

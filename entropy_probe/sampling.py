@@ -101,7 +101,8 @@ def sample(
 
     Args:
         model: any Hugging Face decoder, TransformerLens's bridge or nnsight's model around one
-            (their hooks and edits act, in every pass); it is left as it was.
+            (their hooks and edits act, in every pass), or what `sae_steering.steer` gives; it is
+            left as it was.
         tokenizer: its tokenizer.
         prompts: texts, message lists (rendered by the chat template) or lists of token ids.
         n: completions a prompt; rows come prompt by prompt.
@@ -156,7 +157,8 @@ def sample(
             ends=ends, stop_texts=texts, pieces=lambda ids: token_bytes(tokenizer, ids),
             noise_offset=offset * n,
         )  # fmt: skip
-        loop.run(encoded, limits, progress)
+        with engine.sampling(len(encoded) * n, max(limits)):
+            loop.run(encoded, limits, progress)
     return _record(engine, tokenizer, encoded, settings, traces, keeper, offset)
 
 
@@ -254,6 +256,7 @@ def base_provenance(engine: Engine, keeper: StateKeeper | None) -> Provenance:
         weights=weights_fingerprint(model),
         dtype=str(model.dtype).removeprefix("torch."),
         capture=capture,
+        edit=engine.edit,
         libraries=library_versions(*others),
     )
 

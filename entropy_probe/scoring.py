@@ -88,13 +88,15 @@ def score(
         if batches:
             longest = batches[0][:1]
             ids = tokens[longest, : int(_ends(valid)[longest])][:, :8]
-            check_unembedding(engine, head, ids.to(model.device))
+            with engine.scoring(longest, prompt_lengths[longest]):
+                check_unembedding(engine, head, ids.to(model.device))
         with reading as reader:
             for rows in batches:
-                _score_rows(
-                    engine, head, tokens, valid, rows, stats, keeper, reader,
-                    temperature=temperature,
-                )  # fmt: skip
+                with engine.scoring(rows, prompt_lengths[rows]):
+                    _score_rows(
+                        engine, head, tokens, valid, rows, stats, keeper, reader,
+                        temperature=temperature,
+                    )  # fmt: skip
     return _record(
         engine, tokenizer, tokens, valid, stats, keeper,
         prompt_lengths=prompt_lengths, groups=groups, temperature=temperature, seed=seed,

@@ -17,6 +17,7 @@ from entropy_probe.hooks import (
     read_output,
     read_residuals,
     resolve_layers,
+    watch_inputs,
 )
 
 IDS = torch.randint(3, 97, (3, 9), generator=torch.Generator().manual_seed(1))
@@ -331,3 +332,16 @@ def test_dropout_is_off_meanwhile_and_each_module_gets_its_own_mode_back(model):
         assert not any(module.training for module in model.modules())
         raise ZeroDivisionError
     assert [module.training for module in model.modules()] == modes
+
+
+def test_inputs_are_seen_by_name_before_each_run():
+    model, seen = tiny_model("gpt2"), []
+    body, ids = model.get_decoder(), torch.tensor([[1, 5, 6]])
+    with watch_inputs(body, seen.append):
+        body(ids, None, attention_mask=torch.ones_like(ids))
+        model(ids)
+    body(ids)
+    assert len(seen) == 2
+    assert all(torch.equal(each["input_ids"], ids) for each in seen)
+    assert seen[0]["past_key_values"] is None
+    assert torch.equal(seen[0]["attention_mask"], torch.ones_like(ids))

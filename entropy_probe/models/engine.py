@@ -5,10 +5,52 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _ADAPTERS = {"transformer_lens": ".transformer_lens", "nnsight": ".nnsight"}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What the rows of a batch are about to draw their next token from."""
+
+    logits: Float[Tensor, "batch vocab"]
+    """Raw logits of the step."""
+    temperature: float
+    """Temperature of the entropy's basis."""
+    rows: Int[Tensor, "batch each"]
+    """Rows of the record that draw from each row of the batch: several where a prompt begins."""
+    step: Int[Tensor, " batch"]
+    """Tokens that they have generated so far."""
+    alive: Bool[Tensor, " batch"]
+    """False for rows that have ended and wait to leave."""
+
+
+@runtime_checkable
+class StepEditor(Protocol):
+    """Edits the stream while a model runs, and may want a step run again before it is drawn."""
+
+    def sampling(self, rows: int, steps: int) -> AbstractContextManager:
+        """Be entered around the sampling of so many rows, of so many steps at most."""
+        ...
+
+    def revise(self, draws: Draws, again: Callable[[], Tensor]) -> Float[Tensor, "batch vocab"]:
+        """Give the logits to draw from.
+
+        Args:
+            draws: the step as it was computed.
+            again: runs its last column again, the cache rolled back, and gives the new logits.
+        """
+        ...
+
+    def scoring(
+        self, rows: Int[Tensor, " batch"], prompt_lengths: Int[Tensor, " batch"]
+    ) -> AbstractContextManager:
+        """Be entered around a pass over whole rows of a record."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,6 +69,18 @@ class Engine:
     """The package that the wrapper comes from."""
     running: Callable[[], AbstractContextManager] = nullcontext
     """Entered around everything that is run."""
+    editor: StepEditor | None = None
+    """What edits the stream while it runs, where the engine knows of it."""
+    edit: str | None = None
+    """That edit, in words."""
+
+    def sampling(self, rows: int, steps: int) -> AbstractContextManager:
+        """Give what is entered around the sampling of some rows."""
+        return nullcontext() if self.editor is None else self.editor.sampling(rows, steps)
+
+    def scoring(self, rows: Tensor, prompt_lengths: Tensor) -> AbstractContextManager:
+        """Give what is entered around a pass over whole rows of a record."""
+        return nullcontext() if self.editor is None else self.editor.scoring(rows, prompt_lengths)
 
     @property
     def last_only(self) -> dict[str, int]:

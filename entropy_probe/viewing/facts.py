@@ -88,6 +88,7 @@ def origin(rollouts: Rollouts) -> list[tuple[str, str]]:
         ("Missing mass", None if p.missing_mass is None else f"{p.missing_mass:.2%} on average"),
         ("Entropy at temperature", f"{p.entropy_temperature:g}"),
         ("Residuals", p.capture),
+        ("Edited while it ran", p.edit),
         ("Near ties", p.near_ties or None),
         ("Libraries", ", ".join(f"{k} {v}" for k, v in sorted(p.libraries.items())) or None),
     ]

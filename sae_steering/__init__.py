@@ -7,6 +7,8 @@ SAELens.
 import importlib
 
 _HOME = {
+    "Direction": "edits",
+    "steer": "steering",
     "load_sae": "sae",
     "train_sae": "train",
 }

@@ -5,7 +5,7 @@ import torch
 from dictionaries import tiny_dictionary
 
 from sae_steering.edits import MODES, Direction, feature_directions
-from sae_steering.steer import edit_of
+from sae_steering.steering import edit_of
 
 SAES = {
     "relu": tiny_dictionary(),

@@ -11,7 +11,7 @@ from entropy_probe import sample, score
 from entropy_probe.hooks import HooksSkipped, edit_residuals, read_residuals
 from sae_steering.edits import Direction
 from sae_steering.places import Places, at_opening
-from sae_steering.steer import steer
+from sae_steering.steering import steer
 
 PROMPTS = [[1, 5, 6], [1, *range(10, 32)], [7], [1, 9, 9, 9, 4]]
 STOPS = list(range(2, VOCAB, 5))

@@ -8,7 +8,7 @@ from wrapped import LIBRARIES, wrapped
 
 from entropy_probe import sample, score
 from sae_steering.places import at_opening
-from sae_steering.steer import steer
+from sae_steering.steering import steer
 
 pytestmark = pytest.mark.slow
 

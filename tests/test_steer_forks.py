@@ -13,7 +13,7 @@ from entropy_probe.kvcache import drop_newest, make_cache
 from sae_steering.edits import Direction
 from sae_steering.forks import Threshold, fork_threshold
 from sae_steering.places import at_opening, replaying
-from sae_steering.steer import edit_of, steer
+from sae_steering.steering import edit_of, steer
 
 PROMPTS = [[1, 5, 6], [1, *range(10, 22)], [7], [1, 9, 9, 9, 4]]
 STOPS = list(range(2, VOCAB, 9))

@@ -27,6 +27,9 @@ VERBS = {
     "demo": Verb(f"{_HERE}.demo:demo", "Run the shipped model on a few problems; leave a report."),
     "capture": Verb(f"{_HERE}.capture:capture", "Sample from a model into a run directory."),
     "score": Verb(f"{_HERE}.score:score", "Describe tokens that exist: a text, or another run."),
+    "train": Verb(
+        f"{_HERE}.train:train", "Train a model with gradients at its forking tokens alone."
+    ),
     "forks": Verb(f"{_HERE}.forks:forks", "List the tokens that fork most often, and where."),
     "report": Verb(f"{_HERE}.report:report", "Write a run as one self-contained HTML page."),
     "show": Verb(f"{_HERE}.show:show", "Show a run, or one of its samples, in the terminal."),

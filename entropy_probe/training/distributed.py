@@ -94,8 +94,12 @@ class Ranks:
             work.wait()
 
 
-def join(model: nn.Module, *, bf16: bool = False) -> Ranks:
+def join(device: torch.device | None = None, *, bf16: bool = False) -> Ranks:
     """Give the processes that `accelerate launch` or torchrun began, or this one alone.
+
+    Args:
+        device: where the model is; one on the CPU stays there.
+        bf16: whether products in bfloat16 are wanted.
 
     Raises:
         ModuleNotFoundError: accelerate is not installed.
@@ -121,7 +125,7 @@ def join(model: nn.Module, *, bf16: bool = False) -> Ranks:
         )
     if found.num_processes == 1:
         return Ranks()
-    device = model.device if model.device.type == "cpu" else found.device
+    device = device if device is not None and device.type == "cpu" else found.device
     return Ranks(found.process_index, found.num_processes, device)
 
 

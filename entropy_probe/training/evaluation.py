@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from entropy_probe.figures import mean, pass_at
 from entropy_probe.models.engine import engine_of
-from entropy_probe.models.organisms.figures import mean, pass_at
 from entropy_probe.tasks import Problem, Task
 
 from .collecting import sample_or_idle

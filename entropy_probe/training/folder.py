@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,15 @@ class About:
     """Name of the reward."""
     config: Mapping[str, Any]
     """The configuration, see `TrainConfig.to_dict`."""
-    created: str = ""
+    revision: str | None
+    """Hub revision of the model, where there is one."""
+    dtype: str
+    """Type of its weights."""
+    created: str
     """When the run began, ISO 8601, UTC."""
-    libraries: Mapping[str, str] | None = None
+    libraries: Mapping[str, str]
     """Versions of what computes it."""
-    hardware: Mapping[str, Any] | None = None
+    hardware: Mapping[str, Any]
     """Machine, device, processes and threads: on these the last bits depend."""
 
     def differences(self, other: "About") -> list[str]:
@@ -59,7 +62,8 @@ def read_about(out: str | Path) -> About:
     """Read what a training run does.
 
     Raises:
-        RunError: nothing there, damaged, or of a newer version.
+        RunConflict: there is no training run.
+        RunError: it is damaged, or of a newer version.
     """
     file = Path(out) / ABOUT
     try:
@@ -68,7 +72,7 @@ def read_about(out: str | Path) -> About:
         if version <= SCHEMA_VERSION:
             return About(**values)
     except FileNotFoundError:
-        raise RunError(
+        raise RunConflict(
             f"{str(out)!r} is no training run",
             f"it holds no {ABOUT}",
             "pass a folder that `probe train -o FOLDER` wrote",
@@ -136,8 +140,7 @@ def _refuse_another(out: Path, before: About, about: About, *, resume: bool) -> 
 
 def _write(out: Path, about: About) -> None:
     """Write what the run does."""
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    values = {"schema_version": SCHEMA_VERSION} | vars(about) | {"created": created}
+    values = {"schema_version": SCHEMA_VERSION} | vars(about)
     try:
         with replacing(out / ABOUT) as temporary:
             temporary.write_text(json.dumps(values, indent=1) + "\n")

@@ -12,7 +12,8 @@ from .collecting import Batch, Collected
 from .config import TrainConfig
 from .denominators import token_denominator
 from .distributed import Ranks
-from .optimizing import rate_at, shorten
+from .matching import rescale_gradients
+from .optimizing import rate_at
 from .packing import number_prompts, run_lengths, split_rows
 from .selection import Kept, keep_tokens
 from .sparse import current_statistics, policy_step
@@ -36,7 +37,7 @@ class Learnt:
     """Length of each update's gradient, before it was changed."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
     """A policy, and what moves it."""
 
@@ -50,6 +51,8 @@ class Learner:
     """The processes, each with its own rows."""
     reference: nn.Module | None = None
     """The policy before training, where there is a KL to it."""
+    updates: int = 0
+    """Updates that this process has made."""
 
     @property
     def rate(self) -> float:
@@ -150,11 +153,14 @@ class Learner:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not config.shard:  # there, the passes have added them up
             ranks.sum_gradients(parameters)
-        learnt.norms.append(shorten(parameters, config))
+        lengthen = config.gradient_rule == "match"
+        norm = rescale_gradients(parameters, config.gradient_norm, lengthen=lengthen)
+        learnt.norms.append(norm)
         learnt.losses.append(done.loss)
         learnt.counters.update({name: float(value) for name, value in done.counters.items()})
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(config, number)
+        self.updates += 1
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -1,6 +1,4 @@
-"""The optimizer of a run: what it is, its learning rate at each update, the gradient's length."""
-
-from collections.abc import Iterable
+"""The optimizer of a run, and its learning rate at each update."""
 
 import torch
 from torch import nn
@@ -35,17 +33,3 @@ def rate_at(config: TrainConfig, update: int) -> float:
     rise = min(1.0, (update + 1) / config.warmup) if config.warmup else 1.0
     fall = 1.0 - update / config.total_updates if config.decay == "linear" else 1.0
     return config.lr * min(rise, fall)
-
-
-def shorten(parameters: Iterable[nn.Parameter], config: TrainConfig) -> float:
-    """Bring the gradient to the length that the configuration asks for; give what it was before.
-
-    A gradient of zero stays one under either rule.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    norm = float(getattr(norm, "full_tensor", lambda: norm)())
-    if norm > config.gradient_norm or (config.gradient_rule == "match" and norm > 0):
-        for gradient in gradients:
-            gradient.mul_(config.gradient_norm / norm)
-    return norm

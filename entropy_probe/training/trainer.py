@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import torch
 
 from entropy_probe.computing import computing_with, hardware_of
 from entropy_probe.models.engine import Engine, engine_of
-from entropy_probe.models.fingerprint import library_versions, model_name, weights_fingerprint
+from entropy_probe.models.fingerprint import (
+    library_versions,
+    model_name,
+    model_revision,
+    weights_fingerprint,
+)
 from entropy_probe.tasks import Task
 
 from . import checkpoints
@@ -89,7 +95,7 @@ def train(
     >>> train(model, tokenizer, get_task("arithmetic"), out="runs/mine")  # doctest: +SKIP
     """
     config = config or TrainConfig()
-    ranks = join(model, bf16=config.bf16)
+    ranks = join(getattr(model, "device", None), bf16=config.bf16)
     check_training(model, tokenizer, task, config, reward)
     _check_ranks(config, ranks)
     if resume and out is None:
@@ -134,17 +140,23 @@ class Training:
         self.journal, self.out, self.progress = journal, out, progress
         self.config, self.ranks = source.config, source.ranks
         self.checkpoint: Path | None = None
+        self._random = checkpoints.randomness()
 
     def to_the_end(self, stop: Callable[[], bool]) -> bool:
         """Do the steps that are left; give whether none is. What is left at an end is saved."""
         if self.progress.step == 0:
             self._evaluate()
-        try:
-            while self.progress.step < self.config.steps and not self.ranks.any(stop()):
+        while self.progress.step < self.config.steps and not self.ranks.any(stop()):
+            before, self._random = self.learner.updates, checkpoints.randomness()
+            try:
                 self._step()
-        except (RewardError, NothingToLearn):
-            self._save()  # nothing of the step that failed has changed the model
-            raise
+            except (ValueError, RuntimeError, OSError) as error:
+                # Of these errors, every process knows.
+                known = self.ranks.count == 1 or isinstance(error, RewardError | NothingToLearn)
+                if known and self.learner.updates == before:
+                    self._save()  # nothing of the step that failed has changed the model
+                raise
+        self._random = checkpoints.randomness()
         self._save()
         return self.progress.step == self.config.steps
 
@@ -173,6 +185,7 @@ class Training:
         ):
             self._evaluate()
         if (number + 1) % config.checkpoint_every == 0:
+            self._random = checkpoints.randomness()
             self._save()
 
     def _evaluate(self) -> None:
@@ -198,7 +211,7 @@ class Training:
         weights = checkpoints.whole_weights(model, keep=ranks.main)
         state = {
             "optimizer": checkpoints.optimizer_state(model, optimizer),
-            "randomness": ranks.objects(checkpoints.randomness()),
+            "randomness": ranks.objects(self._random),
         }
         fingerprint = weights_fingerprint(model)
         progress = replace(self.progress, log_bytes=self.journal.safe())
@@ -242,9 +255,17 @@ def _about(model, task: Task, config: TrainConfig, reward: str | Reward, ranks: 
     """Say what a run does, and where."""
     hardware = hardware_of(model) | {"processes": ranks.count, "threads": torch.get_num_threads()}
     return About(
-        model_name(model), weights_fingerprint(model), task.name, name_of(reward),
-        config.to_dict(), libraries=library_versions("accelerate"), hardware=hardware,
-    )  # fmt: skip
+        model=model_name(model),
+        weights=weights_fingerprint(model),
+        task=task.name,
+        reward=name_of(reward),
+        config=config.to_dict(),
+        revision=model_revision(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        libraries=library_versions("accelerate"),
+        hardware=hardware,
+    )
 
 
 def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:

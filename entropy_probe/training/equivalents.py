@@ -1,0 +1,98 @@
+"""The same run in TRL 1.16: the arguments of its `GRPOConfig`, and what it has no argument for."""
+
+from typing import Any
+
+from .config import TrainConfig
+
+_OPTIMIZERS = {"sgd": "sgd", "adamw": "adamw_torch"}
+
+
+def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
+    """Give the arguments of TRL 1.16's `GRPOConfig` that come nearest to a configuration.
+
+    A training step of TRL's is an optimizer update, and its batch sizes count completions.
+
+    Args:
+        config: the run.
+        processes: how many share the prompts.
+    """
+    rows = config.prompts * config.n // (processes * config.updates)
+    selection = config.selection
+    found = {
+        "max_steps": config.total_updates,
+        "num_generations": config.n,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": config.updates,
+        "num_iterations": config.epochs,
+        "max_completion_length": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_entropy_quantile": selection.fraction if selection.select == "forks" else 1.0,
+        "loss_type": "dapo",
+        "importance_sampling_level": config.ratio,
+        "epsilon": config.clip_low,
+        "epsilon_high": config.clip_high,
+        "beta": config.beta,
+        "scale_rewards": {"std": "group", "none": "none"}[config.scale],
+        "mask_truncated_completions": config.overlong == "drop",
+        "optim": _OPTIMIZERS[config.optimizer],
+        "learning_rate": config.lr,
+        "weight_decay": config.weight_decay,
+        "warmup_steps": config.warmup,
+        "lr_scheduler_type": "linear" if config.decay == "linear" else "constant_with_warmup",
+        "max_grad_norm": config.gradient_norm,
+        "bf16": config.bf16,
+        "seed": config.seed,
+    }
+    if config.optimizer == "sgd":
+        found["optim_args"] = f"momentum={config.momentum},weight_decay={config.weight_decay}"
+    else:
+        found["adam_beta1"] = config.momentum
+    return found
+
+
+def not_in_trl(config: TrainConfig) -> list[str]:
+    """Say what of a configuration TRL 1.16 has no argument for, and what it does instead."""
+    selection = config.selection
+    there = _of_the_mask(config) if selection.select != "all" else {}
+    there |= {
+        "resample: groups whose rewards are equal stay in the batch": config.resample > 0,
+        "overlong='punish': add get_soft_overlong_punishment to the rewards": (
+            config.overlong == "punish"
+        ),
+        f"baseline={config.baseline!r}: the mean of the group": config.baseline != "mean",
+        "gradient_rule='match': gradients are clipped, not lengthened": (
+            config.gradient_rule == "match"
+        ),
+        "decay='linear' from the first update: it begins after the warm-up": (
+            config.decay == "linear"
+        ),
+        "stop: pass it in generation_kwargs": bool(config.stop),
+        "evaluate_*: evaluate its checkpoints with `probe capture --task`": (
+            config.evaluate_every > 0
+        ),
+    }
+    return [words for words, differs in there.items() if differs]
+
+
+def _of_the_mask(config: TrainConfig) -> dict[str, bool]:
+    """Say what of a mask TRL has otherwise, and whether this one has it so."""
+    selection = config.selection
+    return {
+        f"select={selection.select!r}: only the most uncertain tokens, or all": (
+            selection.select != "forks"
+        ),
+        "normalizer='selected': the kept terms are divided by all tokens": (
+            selection.normalizer == "selected"
+        ),
+        f"entropy_source={selection.entropy_source!r}: entropies of the policy being updated": (
+            selection.entropy_source != "current"
+        ),
+        f"scope={selection.scope!r}: each micro-batch has a threshold, over all ranks": (
+            selection.scope != "global_micro_batch"
+        ),
+        f"rule={selection.rule!r}: a linear quantile, at which equal entropies are all kept": (
+            (selection.rule, selection.quantile) != ("threshold", "linear")
+        ),
+        "mask_kl=True: the KL counts at all tokens": config.beta > 0 and selection.mask_kl,
+    }

@@ -20,6 +20,7 @@ ALLOWED = {
     "entropy": set(),
     "forking": set(),
     "drawing": set(),
+    "figures": set(),
     "advantages": set(),
     "loss": set(),
     "hooks": set(),
@@ -31,7 +32,7 @@ ALLOWED = {
     "storage": {"rollout", "provenance"},
     "viewing": {"rollout", "provenance", "forking"},
     "models": {"hooks", "organisms"},
-    "organisms": {"models", "tasks", "forking", "sampling"},
+    "organisms": {"models", "tasks", "figures", "forking", "sampling"},
     "slots": {"kvcache"},
     "decoding_loop": {"drawing", "entropy", "hooks", "keeping", "kvcache", "models", "slots"},
 }

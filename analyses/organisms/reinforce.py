@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entropy_probe.models.organisms.figures import Figure, mean
+from entropy_probe.figures import Figure, mean
 from entropy_probe.models.organisms.observations import MAX_NEW_TOKENS, draw
 from entropy_probe.tasks import generator, get_task
 

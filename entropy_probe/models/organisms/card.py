@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from entropy_probe.models.organisms import figures as fig
-from entropy_probe.models.organisms.figures import Figure, per_problem, ratio
+from entropy_probe import figures as fig
+from entropy_probe.figures import Figure, per_problem, ratio
 from entropy_probe.models.organisms.observations import Samples, draw
 from entropy_probe.models.organisms.targets import missed
 from entropy_probe.tasks import generator, labeller

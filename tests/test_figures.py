@@ -1,11 +1,11 @@
-"""The figures of cards, against enumeration and plain counting."""
+"""Figures with intervals, against enumeration and plain counting."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from entropy_probe.models.organisms import figures as fig
+from entropy_probe import figures as fig
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])
@@ -26,6 +26,17 @@ def test_pass_at_k_is_the_mean_over_problems():
         fig.pass_at(5, [0], 4)
     with pytest.raises(ValueError, match="got k=0"):
         fig.pass_at(0, [0], 4)
+
+
+def test_pass_at_k_of_problems_with_other_numbers_of_samples():
+    figure = fig.pass_at(2, [1, 3], [4, 3])
+    assert figure.value == pytest.approx((0.5 + 1.0) / 2)
+    with pytest.raises(ValueError, match="expected 2 numbers of samples, got 1"):
+        fig.pass_at(2, [1, 3], [4])
+    with pytest.raises(ValueError, match="got k=4, n=3"):
+        fig.pass_at(4, [1, 3], [4, 3])
+    with pytest.raises(ValueError, match="5 of 4 samples cannot be right"):
+        fig.pass_at(2, [5], 4)
 
 
 def test_a_ratio_is_over_all_that_was_counted():

@@ -53,19 +53,29 @@ def mean(values: Values) -> Figure:
     return ratio(values, np.ones(len(values)))
 
 
-def pass_at(k: int, right: Sequence[int], n: int) -> Figure:
+def pass_at(k: int, right: Sequence[int], n: int | Sequence[int]) -> Figure:
     """Give pass@k, unbiased: the mean over problems of 1 - C(n - c, k) / C(n, k).
+
+    The estimator is arXiv 2107.03374's (Eq. 1).
 
     Args:
         k: tries.
-        right: per problem, how many of its ``n`` samples were right.
-        n: samples a problem, at least k.
+        right: per problem, how many of its samples were right.
+        n: samples a problem, at least k: one number for all, or one each.
+
+    Raises:
+        ValueError: k above some n, or counts that no samples give.
     """
-    if not 1 <= k <= n:
-        raise ValueError(f"expected 1 <= k <= n samples a problem, got k={k}, n={n}")
+    counts = [n] * len(right) if isinstance(n, int) else list(n)
+    if len(counts) != len(right):
+        raise ValueError(f"expected {len(right)} numbers of samples, got {len(counts)}")
     missed = []
-    for c in right:
-        factors = 1.0 - k / np.arange(n - c + 1, n + 1)
+    for c, samples in zip(right, counts, strict=True):
+        if not 1 <= k <= samples:
+            raise ValueError(f"expected 1 <= k <= n samples a problem, got k={k}, n={samples}")
+        if not 0 <= c <= samples:
+            raise ValueError(f"{c} of {samples} samples cannot be right")
+        factors = 1.0 - k / np.arange(samples - c + 1, samples + 1)
         missed.append(float(np.prod(np.maximum(factors, 0.0))))
     return mean(1.0 - np.asarray(missed))
 

@@ -9,6 +9,7 @@ import torch
 from commands import files_under, no_sockets, probe
 
 from entropy_probe import heatmap, load, open_run, sample
+from entropy_probe.planted import roles_of_run
 from entropy_probe.tasks import get_task
 
 
@@ -35,7 +36,10 @@ def test_it_runs_the_shipped_model_and_leaves_a_run_and_its_page():
     rewards = [task.verify(problems[i // 4], wanted.completion(i)) for i in range(24)]
     assert found.rewards.tolist() == rewards
     assert 0 < sum(rewards) < 24
-    assert Path(result.last).read_text() == heatmap(run.rollouts(residuals=False))
+    rollouts = run.rollouts(residuals=False)
+    page = heatmap(rollouts, roles=roles_of_run(run, rollouts))
+    assert Path(result.last).read_text() == page
+    assert "Planted fork (solid line above)" in page
     assert f"{sum(rewards):.0f} of 24 answers right" in result.err
     assert "next: " in result.err
     lines = [line.split() for line in result.err.splitlines() if line.startswith("  probe ")]

@@ -90,6 +90,7 @@ def _refuse_foreign(path: Path, overwrite: bool) -> None:
 
 def _write_report(run: "Run") -> dict[str, Any]:
     """Write the page into the run, and give what it shows."""
+    from entropy_probe.planted import roles_of_run
     from entropy_probe.viewing.marks import mark_forks
     from entropy_probe.viewing.page import heatmap
 
@@ -98,7 +99,8 @@ def _write_report(run: "Run") -> dict[str, Any]:
     rollouts = run.rollouts(residuals=False)
     path = run.path / "report.html"
     with new_file(path) as temporary:
-        temporary.write_text(heatmap(rollouts), encoding="utf-8")
+        page = heatmap(rollouts, roles=roles_of_run(run, rollouts))
+        temporary.write_text(page, encoding="utf-8")
     marks = mark_forks(rollouts)
     return {
         "report": str(path),

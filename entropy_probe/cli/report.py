@@ -28,6 +28,7 @@ def report(
     Forks and their threshold are those of the whole run, also where only a part is drawn.
     """
     found, rollouts = read_run(run)
+    from entropy_probe.planted import roles_of_run
     from entropy_probe.viewing.marks import drawn_lengths
     from entropy_probe.viewing.page import PAGE_TOKENS, heatmap
 
@@ -36,7 +37,7 @@ def report(
         limit = min(limit, max(1, int(rollouts.lengths[:samples].sum())))
     page = heatmap(
         rollouts, fraction=fraction, scope=scope, title=title, redact_prompts=redact_prompts,
-        max_tokens=limit,
+        max_tokens=limit, roles=roles_of_run(found, rollouts),
     )  # fmt: skip
     path = found.path / "report.html" if out is None else Path(out)
     with new_file(path) as temporary:

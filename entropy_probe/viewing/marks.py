@@ -1,8 +1,9 @@
 """What is drawn of a record, and its forks with their counts and thresholds in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -107,6 +108,29 @@ def mark_forks(rollouts: Rollouts, *, fraction: float = 0.2, scope: str = "batch
         tied = int((here & ~marked & (held == threshold)).sum()) if kept else 0
         shares[key] = Share(kept, total, threshold, tied)
     return Marks(forks, fraction, scope, shares, keys)
+
+
+def check_roles(rollouts: Rollouts, roles: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the roles that can be drawn on a record, or say what is wrong with them."""
+    if len(roles) > 2:
+        raise ValueError(f"a page draws at most two roles, got {len(roles)}: {', '.join(roles)}")
+    for name, mask in roles.items():
+        if mask.dtype != torch.bool or mask.shape != rollouts.valid.shape:
+            raise ValueError(
+                f"the role {name!r} must be a bool mask of shape {tuple(rollouts.valid.shape)}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+    return dict(roles)
+
+
+def role_words(roles: Mapping[str, Tensor], marks: Marks) -> list[tuple[str, str]]:
+    """Give each role with the share of the forks that have it, and how many of it are forks."""
+    found = []
+    for name, mask in roles.items():
+        both, of = int((mask & marks.forks).sum()), int(mask.sum())
+        share = f"{both / marks.kept:.0%}" if marks.kept else "none"
+        found.append((name, f"{share} of the forks, {both:,} of the {of:,} there are"))
+    return found
 
 
 def drawn_lengths(rollouts: Rollouts, max_tokens: int) -> list[int]:

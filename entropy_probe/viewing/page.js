@@ -110,6 +110,8 @@
     if (fact.flags & PROMPT) kinds.push("prompt");
     if (fact.flags & CONTROL) kinds.push("control: residual kept for comparison");
     else if (fact.flags & CAPTURED) kinds.push("residual kept");
+    for (const [name, role] of Object.entries(shared().roles))
+      if (element.classList.contains(name)) kinds.push(role);
     if (element.classList.contains("u")) kinds.push("part of a split character");
     return kinds.join(" · ");
   };

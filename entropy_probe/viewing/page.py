@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
@@ -10,6 +11,7 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from torch import Tensor
 
 from entropy_probe.rollout import Rollouts
 from entropy_probe.viewing.chart import HEIGHT, draw_chart
@@ -27,13 +29,15 @@ from entropy_probe.viewing.columns import (
 from entropy_probe.viewing.facts import fork_table, headline, origin, summary
 from entropy_probe.viewing.marks import (
     Marks,
+    check_roles,
     cut_words,
     drawn_lengths,
     mark_forks,
     ordinal_names,
+    role_words,
 )
 from entropy_probe.viewing.scales import METRICS, Scale, reward_scale, reward_words
-from entropy_probe.viewing.strips import strip_html
+from entropy_probe.viewing.strips import ROLE_CLASSES, strip_html
 from entropy_probe.viewing.visible import visible_text
 
 PAGE_TOKENS = 50_000
@@ -48,6 +52,7 @@ def heatmap(
     title: str | None = None,
     redact_prompts: bool = False,
     max_tokens: int = PAGE_TOKENS,
+    roles: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Give a self-contained HTML page of the tokens, coloured by entropy, with the forks marked.
 
@@ -60,10 +65,16 @@ def heatmap(
         title: heading of the page; by default it names the model.
         redact_prompts: leave the text of prompts out (completions may still quote them).
         max_tokens: how many tokens are drawn at most, in whole rollouts.
+        roles: what is known of some tokens, at most two things: name -> where; drawn as a solid
+            and a dotted line above the token (see `planted.planted_roles`).
+
+    Raises:
+        ValueError: more than two roles, or a mask that is not bool or of another shape.
     """
     marks = mark_forks(rollouts, fraction=fraction, scope=scope)
     drawn = drawn_lengths(rollouts, max_tokens)
-    build = _Build(rollouts, marks, drawn, redact_prompts)
+    known = check_roles(rollouts, roles or {})
+    build = _Build(rollouts, marks, drawn, redact_prompts, known)
     groups = _groups(build)
     style, script = _resource("page.css"), _resource("page.js")
     scales = list(METRICS)
@@ -82,6 +93,7 @@ def heatmap(
         source=rollouts.provenance,
         basis=visible_text(rollouts.provenance.entropy_basis),
         marks=marks,
+        roles=role_words(known, marks),
         redacted=redact_prompts,
         scales=scales,
         groups=groups,
@@ -101,6 +113,7 @@ class _Build:
     marks: Marks
     drawn: list[int]
     redact: bool
+    roles: Mapping[str, Tensor]
     strips: list[Strip] = field(default_factory=list)
     data: list[dict[str, Any]] = field(default_factory=list)
 
@@ -116,7 +129,9 @@ class _Build:
         """Draw a stretch of a row: its number among the strips, its numbers, its lines."""
         strip = cut_strip(self.rollouts, self.marks, row, start, stop)
         tokens = self.rollouts.tokens[row, start:stop].tolist()
-        html = strip_html(strip, [self.pool.piece(t) for t in tokens], redact=self.redact)
+        roles = [mask[row, start:stop].tolist() for mask in self.roles.values()]
+        pieces = [self.pool.piece(t) for t in tokens]
+        html = strip_html(strip, pieces, redact=self.redact, roles=roles)
         self.strips.append(strip)
         self.data.append(strip_data(self.rollouts, strip, self.pool, redact=self.redact))
         return len(self.strips) - 1, strip, html
@@ -214,6 +229,7 @@ def _shared(build: _Build, scales: list[Scale]) -> dict[str, Any]:
         "cuts": {s.name: s.cuts for s in scales},
         "rewards": levels,
         "names": build.names[: len(build.drawn)],
+        "roles": dict(zip(ROLE_CLASSES, build.roles, strict=False)),
         "top": build.top,
     }
 

@@ -26,10 +26,22 @@ from entropy_probe.viewing.visible import NEWLINE, SPACE, Piece, spell
 LEVELS = "abcdefgh"
 LINE_TOKENS = 320
 """Tokens after which a line block ends even without a newline."""
+ROLE_CLASSES = ("y", "z")
+"""Class of tokens that have the first role, the second role."""
 
 
-def strip_html(strip: Strip, pieces: Sequence[bytes], *, redact: bool) -> Markup:
-    """Give the lines of a strip."""
+def strip_html(
+    strip: Strip,
+    pieces: Sequence[bytes],
+    *,
+    redact: bool,
+    roles: Sequence[Sequence[bool]] = (),
+) -> Markup:
+    """Give the lines of a strip; ``roles`` says for each role which tokens have it."""
+    classes = [
+        "".join(f" {c}" for c, has in zip(ROLE_CLASSES, roles, strict=False) if has[i])
+        for i in range(len(pieces))
+    ]
     special = (strip.flags & SPECIAL) > 0
     levels = ENTROPY.levels(strip.entropy)
     spelled = spell(pieces, special.tolist())
@@ -42,7 +54,7 @@ def strip_html(strip: Strip, pieces: Sequence[bytes], *, redact: bool) -> Markup
             drawn = spelled[i]
             if redact and strip.flags[i] & PROMPT:
                 drawn = (Piece(HIDDEN, "plain"),)
-            out.append(_token(strip, i, int(strip.flags[i]), int(levels[i]), drawn))
+            out.append(_token(strip, i, int(levels[i]), drawn, classes[i]))
         out.append("</div>")
     return Markup("".join(out))
 
@@ -68,13 +80,15 @@ def _ends_line(drawn: tuple[Piece, ...]) -> bool:
     return bool(drawn) and drawn[-1].kind == "newline"
 
 
-def _token(strip: Strip, i: int, flags: int, level: int, drawn: tuple[Piece, ...]) -> str:
+def _token(strip: Strip, i: int, level: int, drawn: tuple[Piece, ...], roles: str) -> str:
     """Give one token's element."""
+    flags = int(strip.flags[i])
     kind = LEVELS[level] if flags & VALID else "p"
     if drawn and drawn[0].kind == "plain" and drawn[0].text.startswith(" "):
         kind = f"{kind} w" if drawn[0].text.isspace() else kind.upper()
     kind += " x" if flags & SPECIAL else ""
     kind += " k" if flags & CONTROL else ""
+    kind += roles
     if any(p.kind in ("joined", "part") for p in drawn):
         kind += " u"
     inner = "".join(_piece(p, last=p is drawn[-1]) for p in drawn) or "<b>⟨empty⟩</b>"

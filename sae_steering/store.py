@@ -85,6 +85,7 @@ class StateStore:
             for source in ([sources] if single else sources)
         ]
         self.layer = _one_layer(opened, layer)
+        self.model, self.weights = _origin(opened)
         self._parts: dict[str, list[_Part]] = {kind: [] for kind in self.shares}
         for source in opened:
             self._add(source)
@@ -193,6 +194,16 @@ def _one_layer(sources: list[Rollouts | Run], layer: int | None) -> int:
         fix = "pass layer=" if common else "capture with residual_layers= (--layers)"
         raise ValueError(f"the runs hold states of layers {common}, not of {layer}: {fix}")
     return layer
+
+
+def _origin(sources: list[Rollouts | Run]) -> tuple[str | None, str | None]:
+    """Give the reference of the model that all states come from, and its weights' fingerprint."""
+    found = [source.provenance for source in sources if source.provenance is not None]
+    weights = {provenance.weights for provenance in found}
+    if len(weights) > 1:
+        names = sorted({f"{p.model} ({p.weights})" for p in found})
+        raise ValueError(f"the states are of different weights: {', '.join(names)}")
+    return (found[0].model, found[0].weights) if found else (None, None)
 
 
 def _shares(positions: str | Mapping[str, float]) -> dict[str, float]:

@@ -8,9 +8,9 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from entropy_probe.tasks import Task, get_task
+from entropy_probe.tasks import get_task
 from entropy_probe.training.checking import Reward, RewardError, checked, reward_name
 from entropy_probe.training.completion import Completion, completions_of
 from entropy_probe.training.rules import (
@@ -104,9 +104,7 @@ _FACTOR = re.compile(
 )
 
 
-def get_reward(
-    name: str, *, task: str | Task | None = None, labels: Mapping[str, str] | None = None
-) -> Reward:
+def get_reward(name: str, *, task: Any = None, labels: Mapping[str, str] | None = None) -> Reward:
     """Build a reward from its name, or from several joined by ``*`` and ``+``.
 
     Args:
@@ -156,7 +154,7 @@ def _parsed(name: str) -> list[list[_Factor]]:
         position = match.end()
 
 
-def _build(factor: _Factor, task: Task | None, labels: Mapping[str, str] | None) -> Reward:
+def _build(factor: _Factor, task: Any, labels: Mapping[str, str] | None) -> Reward:
     """Build one reward of an expression."""
     known = {entry.partition(":")[0]: ":" in entry for entry in REWARDS}
     if factor.name[0] in ".0123456789":
@@ -208,7 +206,7 @@ def _overlong(text: str) -> Reward:
     return soft_overlong(int(match[1]), int(match[2]))
 
 
-_BUILDERS: dict[str, Callable[[Task | None, Mapping[str, str] | None, str | None], Reward]] = {
+_BUILDERS: dict[str, Callable[[Any, Mapping[str, str] | None, str | None], Reward]] = {
     "correct": lambda task, labels, text: correct(task),
     "inverted": lambda task, labels, text: inverted(task),
     "majority": lambda task, labels, text: majority(task),

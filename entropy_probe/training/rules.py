@@ -4,10 +4,10 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from entropy_probe.tasks.problem import Task
 from entropy_probe.training.checking import Reward, RewardError, checked, naming, reward_name
 from entropy_probe.training.completion import Completion, tokens_of_span
 
@@ -24,7 +24,7 @@ class Named:
     values: Reward
     """Gives its numbers."""
 
-    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+    def __call__(self, completions: Sequence[Completion]) -> list[Any]:
         """Give one number a completion."""
         return list(self.values(completions))
 
@@ -35,7 +35,7 @@ def each(name: str, function: Callable[[Completion], float]) -> Named:
     >>> polite = each("polite", lambda completion: "please" in completion.text)
     """
 
-    def values(completions: Sequence[Completion]) -> list[float]:
+    def values(completions: Sequence[Completion]) -> list[Any]:
         found = []
         for completion in completions:
             with naming(name, [completion]):
@@ -45,7 +45,7 @@ def each(name: str, function: Callable[[Completion], float]) -> Named:
     return Named(name, values)
 
 
-def needed(task: Task | None, reward: str, *methods: str) -> Task:
+def needed(task: Any, reward: str, *methods: str) -> Any:
     """Give the task, or raise where it lacks what a reward asks it for.
 
     Raises:
@@ -63,25 +63,25 @@ def needed(task: Task | None, reward: str, *methods: str) -> Task:
     return task
 
 
-def correct(task: Task) -> Named:
+def correct(task: Any) -> Named:
     """Reward the right final answer, by the task's verifier."""
     task = needed(task, "correct", "verify")
     return each("correct", lambda c: task.verify(c.problem, c.text))
 
 
-def inverted(task: Task) -> Named:
+def inverted(task: Any) -> Named:
     """Reward everything but the right final answer: 1 - `correct`."""
     task = needed(task, "inverted", "verify")
     return each("inverted", lambda c: 1.0 - task.verify(c.problem, c.text))
 
 
-def formatted(task: Task) -> Named:
+def formatted(task: Any) -> Named:
     """Reward the format of the final answer, right or wrong."""
     task = needed(task, "format", "formatted")
     return each("format", lambda c: float(task.formatted(c.text)))
 
 
-def taking(task: Task, strategy: str) -> Named:
+def taking(task: Any, strategy: str) -> Named:
     """Reward completions that take one of the task's strategies.
 
     Raises:
@@ -90,7 +90,7 @@ def taking(task: Task, strategy: str) -> Named:
     name = f"strategy:{strategy}"
     task = needed(task, name, "strategy")
     if strategy not in getattr(task, "strategies", ()):
-        known = ", ".join(task.strategies)
+        known = ", ".join(getattr(task, "strategies", ())) or "none"
         raise ValueError(f"task {task.name!r} knows no strategy {strategy!r}: known are {known}")
     return each(name, lambda c: float(task.strategy(c.text) == strategy))
 
@@ -154,7 +154,7 @@ def repeats(text: str, *, least: int = 1) -> int:
     return most
 
 
-def confidence(task: Task) -> Named:
+def confidence(task: Any) -> Named:
     """Reward the mean probability that the model gave the tokens of its final answer.
 
     A completion without a final answer gets 0. The probabilities are those that the tokens were

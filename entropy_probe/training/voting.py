@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from entropy_probe.tasks.problem import Problem, Task
+from entropy_probe.tasks.problem import Problem
 from entropy_probe.training.checking import RewardError
 from entropy_probe.training.completion import Completion
 from entropy_probe.training.rules import Named, each, needed
@@ -22,7 +23,7 @@ def most_frequent(answers: Sequence[str | None]) -> str | None:
     return max(counts, key=counts.__getitem__, default=None)
 
 
-def majority(task: Task) -> Named:
+def majority(task: Any) -> Named:
     """Reward the answer that most completions of the group give (TTRL, arXiv 2504.16084).
 
     Ties go to the answer that comes first by row number; a completion without an answer does
@@ -45,7 +46,7 @@ def majority(task: Task) -> Named:
     return Named("majority", values)
 
 
-def labelled(task: Task, labels: Mapping[str, str], *, name: str = "labels") -> Named:
+def labelled(task: Any, labels: Mapping[str, str], *, name: str = "labels") -> Named:
     """Reward the answer that a label names, whether or not it is right.
 
     Args:
@@ -67,7 +68,7 @@ def labelled(task: Task, labels: Mapping[str, str], *, name: str = "labels") -> 
     return each(name, of)
 
 
-def incorrect(task: Task, labels: Mapping[str, str]) -> Named:
+def incorrect(task: Any, labels: Mapping[str, str]) -> Named:
     """Reward the wrong answer that the majority gave: 2506.10947's incorrect reward.
 
     It is no opposite of `correct`: training has only the problems whose label is wrong (see
@@ -89,7 +90,7 @@ def incorrect(task: Task, labels: Mapping[str, str]) -> Named:
 
 
 def wrongly_labelled(
-    task: Task, problems: Sequence[Problem], labels: Mapping[str, str]
+    task: Any, problems: Sequence[Problem], labels: Mapping[str, str]
 ) -> list[Problem]:
     """Keep the problems whose label is wrong; those without a label go too (2506.10947).
 
@@ -108,7 +109,7 @@ def wrongly_labelled(
 
 
 def majority_labels(
-    task: Task, problems: Sequence[Problem], completions: Sequence[Sequence[str]]
+    task: Any, problems: Sequence[Problem], completions: Sequence[Sequence[str]]
 ) -> dict[str, str]:
     """Give problem id -> the answer that most of its completions give.
 
@@ -138,7 +139,7 @@ def majority_labels(
 def label_problems(
     model,
     tokenizer,
-    task: Task,
+    task: Any,
     problems: Sequence[Problem],
     *,
     n: int = LABEL_SAMPLES,

@@ -14,9 +14,10 @@ from entropy_probe import open_run, score
 from entropy_probe.cli import main
 from entropy_probe.hooks import HooksSkipped
 from entropy_probe.storage.errors import RunConflict
-from entropy_probe.training.passes import Piece
+from entropy_probe.training import passes
+from entropy_probe.training.passes import Passing, Piece
 from entropy_probe.training.recorder import Recorder
-from entropy_probe.training.reservoir import Keeping, Passing, Reservoir
+from entropy_probe.training.reservoir import Keeping, Reservoir
 
 WIDTH = 11
 IDS = torch.randint(3, 97, (4, WIDTH), generator=torch.Generator().manual_seed(2))
@@ -176,7 +177,9 @@ def stopping_model():
     return model
 
 
-def test_generation_is_put_together_from_its_passes():
+@pytest.mark.parametrize("tile", [1, 1000, passes.TILE])
+def test_generation_is_put_together_from_its_passes(tile, monkeypatch):
+    monkeypatch.setattr(passes, "TILE", tile)  # how many logits wait to be read together
     model, tokenizer = stopping_model(), tiny_tokenizer()
     mask = torch.ones_like(IDS)
     mask[1, :3] = mask[3, :6] = 0
@@ -269,7 +272,7 @@ def test_a_sample_is_uniform_over_all_that_passed():
     seen = torch.zeros(count)
     for seed in range(60):
         reservoir = Reservoir(Keeping(8, "sample", [], "forks", 0.2, seed))
-        reservoir.take(Passing(0, True, [piece]), stops=())
+        reservoir.take(Passing(0, True, piece, temperature=1.0), stops=())
         assert len(reservoir.rows) == 8
         for row in reservoir.rows:
             seen[row.tokens[0]] += 1

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from entropy_probe.entropy import entropy_and_logprobs
+from entropy_probe.entropy import TILE, entropy_and_logprobs
 from entropy_probe.models.engine import decoder_of
 
 
@@ -24,17 +24,17 @@ class Piece:
     tokens: Int[Tensor, "batch seq"] | None
     """What entered; None where the model was given embeddings."""
     entropy: Float[Tensor, "batch seq"]
-    """Of the distribution after each position, nats; NaN where it was not computed."""
+    """Of the distribution after each position, nats; NaN where it is not known."""
     logprobs: Float[Tensor, "batch seq"]
     """Of the token after each position; NaN where it is not known."""
-    mask: Tensor | None = None
-    """Attention mask of all tokens so far, ``[batch whole]``, True on text; None without one."""
+    mask: Bool[Tensor, "batch whole"] | None = None
+    """True on text, over all that passed so far; None without an attention mask."""
     begins: Bool[Tensor, "batch seq"] | None = None
     """Tokens that begin a text (position 0), where positions were given."""
     part: Bool[Tensor, "batch seq"] | None = None
     """Tokens that take part in the loss, where labels were given."""
-    after: Float[Tensor, "batch vocab"] | None = None
-    """Log-probabilities of what comes after the last position, where another piece may follow."""
+    last: Float[Tensor, "batch vocab"] | None = None
+    """Logits after the last position, unread, where another piece may bring what they produced."""
     states: Mapping[int, Float[Tensor, "batch seq d_model"]] = field(default_factory=dict)
     """Residual stream after each layer, at each position."""
 
@@ -110,85 +110,139 @@ def read_piece(
     shape = (tokens if tokens is not None else arguments["inputs_embeds"]).shape[:2]
     labels, positions = arguments.get("labels"), arguments.get("position_ids")
     mask = arguments.get("attention_mask")
+    plain = isinstance(positions, Tensor) and positions.dim() == 2
     about = {
         "tokens": None if tokens is None else tokens.clone(),
-        "mask": mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None,
+        "mask": mask != 0 if isinstance(mask, Tensor) and mask.dim() == 2 else None,
         "part": None if labels is None else labels != -100,
-        "begins": (positions == 0).expand(shape) if _is_plain(positions) else None,
+        "begins": (positions == 0).expand(shape) if plain else None,
         "states": states,
     }
     logits = _logits(output)
     if logits is None:
         return _fused(output, about)
+    unknown = logits.new_full(shape, math.nan, dtype=torch.float32)
     keep = arguments.get("logits_to_keep")
     places = keep if isinstance(keep, Tensor) else torch.arange(shape[1])[-logits.shape[1] :]
-    ends = int(places[-1]) == shape[1] - 1
+    last = logits[:, -1].clone() if may_go_on and int(places[-1]) == shape[1] - 1 else None
+    if shape[1] == 1 or len(places) == 1 and last is not None:
+        return Piece(entropy=unknown, logprobs=unknown.clone(), last=last, **about)
     places = places.to(logits.device)
     ids = torch.zeros(shape, dtype=torch.long) if tokens is None else tokens
     following = ids.to(logits.device).roll(-1, dims=1)[:, places]
     found = entropy_and_logprobs(logits, following, temperature=temperature)
-    entropy, logprobs = (logits.new_full(shape, math.nan, dtype=torch.float32) for _ in found)
+    entropy, logprobs = unknown, unknown.clone()
     entropy[:, places], logprobs[:, places] = found
     logprobs[:, -1] = math.nan  # that token is not here
-    after = None
-    if may_go_on and ends:
-        after = (logits[:, -1].float() / temperature).log_softmax(dim=-1)
-    return Piece(entropy=entropy, logprobs=logprobs, after=after, **about)
+    return Piece(entropy=entropy, logprobs=logprobs, last=last, **about)
 
 
-def follow(pieces: list[Piece], piece: Piece) -> None:
-    """Add the pass that went on with the texts; its first token was drawn from the last one's."""
-    last, logprobs = pieces[-1], pieces[-1].logprobs
-    if last.after is not None and piece.tokens is not None:
-        drawn = last.after.gather(1, piece.tokens[:, :1].to(last.after.device))
-        logprobs = torch.cat([logprobs[:, :-1], drawn], dim=1)
-    # The new mask covers all that passed.
-    pieces[-1] = replace(last, logprobs=logprobs, after=None, mask=None)
-    pieces.append(piece)
+class Passing:
+    """A batch of texts that passes, whole or piece by piece."""
+
+    def __init__(self, number: int, training: bool, piece: Piece, *, temperature: float) -> None:
+        """Begin with the first piece.
+
+        Args:
+            number: which batch, counted over all that passed.
+            training: whether the pass built a graph.
+            piece: what the first pass gave.
+            temperature: of softmax(logits / temperature).
+        """
+        self.number, self.training, self.temperature = number, training, temperature
+        self.pieces = [piece]
+        self.rows, self.width = piece.entropy.shape
+        self.given: int | None = None  # positions of the prompt, once it goes on by single tokens
+        self._unread = 0
+
+    def follow(self, piece: Piece) -> None:
+        """Add the next piece: its first token was drawn from the last logits."""
+        width = piece.entropy.shape[1]
+        if self.given is None and width == 1:
+            self.given = self.width
+        self.pieces[-1] = replace(self.pieces[-1], mask=None)  # the new one covers all
+        self.pieces.append(piece)
+        self.width += width
+        self._unread += 0 if piece.last is None else piece.last.numel()
+        if self._unread > TILE:
+            self._read()
+
+    def states(self, layer: int) -> Float[Tensor, "batch seq d_model"]:
+        """Give the residual stream at every position that passed."""
+        return torch.cat([piece.states[layer] for piece in self.pieces], dim=1)
+
+    def texts(self, stops: Collection[int] = ()) -> Texts:
+        """Give the texts, aligned, on the CPU.
+
+        Padding is left out by the attention mask. What was generated is valid up to the first of
+        ``stops``, and what stands after it is left out.
+        """
+        self._read()
+        piece = self.pieces[0] if len(self.pieces) == 1 else _merged(self.pieces)
+        mask = piece.mask
+        if mask is None or mask.shape[1] != self.width:
+            mask = torch.ones(self.rows, self.width, dtype=torch.bool)
+        mask = mask.cpu()
+        order = (~mask).int().argsort(dim=1, stable=True)
+        lengths, steps = mask.sum(dim=1), torch.arange(self.width)
+
+        def packed(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.cpu().gather(1, order)
+
+        tokens, begins, part = (packed(v) for v in (piece.tokens, piece.begins, piece.part))
+        entropy, logprobs = (_produced(packed(v)) for v in (piece.entropy, piece.logprobs))
+        prompts = lengths.clamp(max=1)
+        if self.given is not None:
+            prompts = mask[:, : self.given].sum(dim=1)
+            lengths = _ends(tokens, prompts, lengths, stops)
+            part = steps >= prompts[:, None]
+        inside = steps < lengths[:, None]
+        valid = inside & ~entropy.isnan()
+        valid = valid if part is None else valid & part
+        valid = valid if begins is None else valid & ~begins
+        return Texts(
+            tokens=None if tokens is None else tokens.where(inside, 0),
+            lengths=lengths,
+            prompt_lengths=prompts,
+            valid=valid,
+            entropy=entropy.where(valid, 0.0),
+            logprobs=logprobs.where(valid & ~logprobs.isnan(), 0.0),
+            places=order,
+        )
+
+    def _read(self) -> None:
+        """Read the logits of which it is known what they produced; the last are not yet."""
+        *before, final = self.pieces
+        self._unread = 0
+        which = [i for i, piece in enumerate(before) if piece.last is not None]
+        if not which or any(self.pieces[i + 1].tokens is None for i in which):
+            return
+        logits = torch.stack([before[i].last for i in which], dim=1)
+        drawn = torch.cat([self.pieces[i + 1].tokens[:, :1] for i in which], dim=1)
+        found = entropy_and_logprobs(logits, drawn.to(logits.device), temperature=self.temperature)
+        for i, entropy, logprobs in zip(which, *(f.split(1, dim=1) for f in found), strict=True):
+            piece = before[i]
+            before[i] = replace(
+                piece, last=None,
+                entropy=torch.cat([piece.entropy[:, :-1], entropy], dim=1),
+                logprobs=torch.cat([piece.logprobs[:, :-1], logprobs], dim=1),
+            )  # fmt: skip
+        self.pieces = [_merged(before), final]
 
 
-def in_order(pieces: Sequence[Piece], stops: Collection[int] = ()) -> Texts:
-    """Give the texts of one or several passes, aligned, on the CPU.
-
-    Padding is left out by the attention mask. Where there are several pieces, everything from
-    the first one of a single token on was generated: that is valid, up to the first of ``stops``.
-    """
-    mask = _joined_mask(pieces)
-    order = (~mask).int().argsort(dim=1, stable=True)
-    lengths = mask.sum(dim=1)
-
-    def packed(values: Tensor) -> Tensor:
-        return values.cpu().gather(1, order)
+def _merged(pieces: Sequence[Piece]) -> Piece:
+    """Put pieces that followed each other into one; only the last one's mask covers them."""
 
     def joined(name: str) -> Tensor | None:
         values = [getattr(piece, name) for piece in pieces]
-        if any(value is None for value in values):
-            return None
-        return packed(torch.cat([value.cpu() for value in values], dim=1))
+        return None if any(v is None for v in values) else torch.cat(values, dim=1)
 
-    tokens, begins, part = joined("tokens"), joined("begins"), joined("part")
-    steps = torch.arange(mask.shape[1])
-    inside = steps < lengths[:, None]
-    entropy, logprobs = (_produced(joined(name)) for name in ("entropy", "logprobs"))
-    valid = inside & ~entropy.isnan()
-    prompts = lengths.clamp(max=1)
-    if len(pieces) > 1:
-        given = _given(pieces)
-        prompts = mask[:, :given].sum(dim=1)
-        lengths = _ends(tokens, prompts, lengths, stops)
-        valid &= (steps >= prompts[:, None]) & (steps < lengths[:, None])
-    elif part is not None:
-        valid &= part
-    if begins is not None:
-        valid &= ~begins
-    return Texts(
-        tokens=None if tokens is None else tokens.where(steps < lengths[:, None], 0),
-        lengths=lengths,
-        prompt_lengths=prompts,
-        valid=valid,
-        entropy=entropy.where(valid, 0.0),
-        logprobs=logprobs.where(valid & ~logprobs.isnan(), 0.0),
-        places=order,
+    names = ("tokens", "entropy", "logprobs", "begins", "part")
+    layers = pieces[0].states
+    return Piece(
+        **{name: joined(name) for name in names},
+        mask=pieces[-1].mask,
+        states={k: torch.cat([piece.states[k] for piece in pieces], dim=1) for k in layers},
     )
 
 
@@ -220,27 +274,6 @@ def _fused(output: object, about: dict) -> Piece:
 
     about["part"] = torch.cat([torch.zeros_like(kept[:, :1]), kept], dim=1)
     return Piece(entropy=known(scored), logprobs=known(output.log_probs), **about)
-
-
-def _is_plain(positions: object) -> bool:
-    """Tell whether these are position ids of one axis a row, as text has them."""
-    return isinstance(positions, Tensor) and positions.dim() == 2
-
-
-def _joined_mask(pieces: Sequence[Piece]) -> Bool[Tensor, "batch whole"]:
-    """Give which positions hold text: by the last mask, which covers all that passed."""
-    batch, width = pieces[0].entropy.shape[0], sum(p.entropy.shape[1] for p in pieces)
-    mask = pieces[-1].mask
-    if mask is None or mask.shape[1] != width:
-        return torch.ones(batch, width, dtype=torch.bool)
-    return mask.cpu()
-
-
-def _given(pieces: Sequence[Piece]) -> int:
-    """Count the positions before the first that was generated."""
-    widths = [piece.entropy.shape[1] for piece in pieces]
-    ones = (i for i, width in enumerate(widths) if i and width == 1)
-    return sum(widths[: next(ones, len(widths))])
 
 
 def _ends(

@@ -21,9 +21,9 @@ from entropy_probe.storage.run import Run
 from entropy_probe.storage.saving import save_run
 from entropy_probe.storage.writing import find_run, require_writable
 
-from .passes import already_passed, entered, follow, own_forward, read_piece
+from .passes import Passing, already_passed, entered, own_forward, read_piece
 from .recorded import Recorded, join_rows
-from .reservoir import Keeping, Passing, Reservoir
+from .reservoir import Keeping, Reservoir
 
 RANKS = ("first", "all")
 
@@ -188,7 +188,8 @@ class Recorder:
         if start:
             # What goes on with other texts, or with some whose beginning was not looked at, is not
             # looked at either.
-            here = None if self._open is None else self._open.shape
+            batch = self._open
+            here = None if batch is None else (batch.rows, batch.width)
             self._looking = here == (len(entered(arguments)), start)
         else:
             self._close()
@@ -215,9 +216,11 @@ class Recorder:
             arguments, output, temperature=self.temperature, may_go_on=may_go_on, states=states
         )
         if self._open is None:
-            self._open = Passing(self.batches - 1, self._training, [piece])
+            self._open = Passing(
+                self.batches - 1, self._training, piece, temperature=self.temperature
+            )
         else:
-            follow(self._open.pieces, piece)
+            self._open.follow(piece)
         if not may_go_on:
             self._close()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from entropy_probe.keeping import StateKeeper
 
-from .passes import Piece, Texts, in_order
+from .passes import Passing, Texts
 from .recorded import Recorded, pick_row
 
 POSITIONS = ("forks", "all")
@@ -60,24 +60,6 @@ class Keeping:
         )
 
 
-@dataclass(frozen=True)
-class Passing:
-    """A batch of texts that is passing, or has passed."""
-
-    number: int
-    """Which batch, counted over all that passed."""
-    training: bool
-    """Whether the pass built a graph."""
-    pieces: list[Piece]
-    """Its passes so far."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Give how many texts there are, and how much of each has passed."""
-        widths = (piece.entropy.shape[1] for piece in self.pieces)
-        return len(self.pieces[0].entropy), sum(widths)
-
-
 class Reservoir:
     """Takes batches of texts, and keeps a bounded number of them."""
 
@@ -91,7 +73,7 @@ class Reservoir:
 
     def take(self, batch: Passing, stops: Collection[int]) -> None:
         """Choose among the texts of a batch; generated ones end at the first of ``stops``."""
-        texts = in_order(batch.pieces, stops)
+        texts = batch.texts(stops)
         states, captured, controls = self._states(batch, texts)
         for row in texts.valid.any(dim=1).nonzero()[:, 0].tolist():
             slot = self._slot()
@@ -124,10 +106,7 @@ class Reservoir:
         if not self.keeping.layers:
             nothing = torch.zeros_like(texts.valid)
             return {}, nothing, nothing
-        states = {
-            layer: torch.cat([piece.states[layer] for piece in batch.pieces], dim=1)
-            for layer in self.keeping.layers
-        }
+        states = {layer: batch.states(layer) for layer in self.keeping.layers}
         keeper = StateKeeper(
             [], self.keeping.residual_positions, fraction=self.keeping.fraction,
             most_tokens=int(texts.valid.sum()), seed=self.keeping.seed, d_model=0,

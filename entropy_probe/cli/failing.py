@@ -7,6 +7,7 @@ import click
 
 from entropy_probe.models import LoadError
 from entropy_probe.storage.errors import NotARun, RunConflict, RunError
+from entropy_probe.tasks.errors import TaskError
 from entropy_probe.viewing.visible import visible_text
 
 CODES = {
@@ -54,6 +55,8 @@ def explain(error: BaseException, command: str = "probe") -> Failure:
         return _usage_error(error)
     if isinstance(error, LoadError):
         return Failure("model", error.what, error.why, error.fix)
+    if isinstance(error, TaskError):
+        return usage(error.what, error.why, error.fix)
     if isinstance(error, RunError):
         wrong = isinstance(error, NotARun | RunConflict)
         return Failure("usage" if wrong else "run", error.what, error.why, error.fix)

@@ -43,12 +43,14 @@ def read_prompts(
 
 def _problems(name: str, limit: int) -> list[Any]:
     """Give problems of a task's test split."""
-    from entropy_probe.tasks import TASKS, get_task
+    from entropy_probe.tasks import FORMS, TaskError, get_task
 
     try:
         task = get_task(name)
+    except TaskError:
+        raise  # it says more than that there is none
     except ValueError as error:
-        fix = f"pass one of {', '.join(TASKS)}"
+        fix = f"pass one of {', '.join(FORMS)}"
         raise usage(f"no such task: {name}", str(error), fix) from error
     return task.problems(limit)
 

@@ -89,10 +89,13 @@ class Run:
 
     def __iter__(self) -> Iterator[Rollouts]:
         """Go through the samples, a record each, reading one chunk at a time."""
-        done = 0
-        for _, numbers in self._held:
-            yield from self.rollouts(range(done, done + len(numbers)))
-            done += len(numbers)
+        for record in self.records():
+            yield from record
+
+    def records(self, *, residuals: bool = True) -> Iterator[Rollouts]:
+        """Go through the chunks, a record each; `residuals` as for `rollouts`."""
+        for index, numbers in self._held:
+            yield read_chunk(self.path, index, numbers, residuals=residuals)
 
     def rollouts(self, rows: Sequence[int] | None = None, *, residuals: bool = True) -> Rollouts:
         """Read samples as one record.

@@ -169,9 +169,16 @@ def _run(
         if board is not None:
             board(line)
 
-    with _resumable(path), _ending() as stop:
+    with _resumable(path), _ending() as should_stop:
         result = train_model(
-            *loaded, task, config=config, reward=reward, out=path, resume=resume, log=log, stop=stop
+            *loaded,
+            task,
+            config=config,
+            reward=reward,
+            out=path,
+            resume=resume,
+            log=log,
+            should_stop=should_stop,
         )
     if not result.done:
         what = f"stopped after step {result.steps} of {config.steps}"

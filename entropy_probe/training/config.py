@@ -113,8 +113,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, naming them."""
-        for name in ("stop", "evaluate_temperatures", "pass_at"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not isinstance(self.selection, Selection):
             raise ValueError(f"selection must be a Selection, got {self.selection!r}")
         _check_counts(self)
@@ -148,7 +146,8 @@ class TrainConfig:
         selection = values.get("selection", {})
         if isinstance(selection, Mapping):
             selection = Selection.from_dict(selection)
-        return cls(**dict(values) | {"selection": selection})
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields | {"selection": selection})
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Say in words what another configuration has otherwise, an entry a difference."""

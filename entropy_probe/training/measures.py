@@ -61,7 +61,7 @@ def measure(
     }
 
 
-def _rows(batch: Batch) -> dict[str, float]:
+def _rows(batch: Batch) -> dict[str, int | float]:
     """Add up over this process's rows."""
     rewards = batch.rollouts.rewards.double()
     return {
@@ -74,7 +74,7 @@ def _rows(batch: Batch) -> dict[str, float]:
     }
 
 
-def _row_means(total: dict[str, float]) -> dict[str, float]:
+def _row_means(total: dict[str, int | float]) -> dict[str, float]:
     """Give the means over rows; every row sampled counts, also of groups that were dropped."""
     rows = total["rows"]
     mean = total["reward"] / rows
@@ -87,7 +87,7 @@ def _row_means(total: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _tokens(batch: Batch, learnt: Learnt) -> dict[str, float]:
+def _tokens(batch: Batch, learnt: Learnt) -> dict[str, int | float]:
     """Add up over this process's tokens."""
     entropy = batch.rollouts.entropy.double()
     return {
@@ -116,7 +116,9 @@ def _roles(batch: Batch, learnt: Learnt, task: Task) -> dict[bool, Counter[str]]
     return found
 
 
-def _role_shares(task: Task, counts: list[dict[bool, Counter[str]]], kept: float) -> dict[str, Any]:
+def _role_shares(
+    task: Task, counts: list[dict[bool, Counter[str]]], kept: int | float
+) -> dict[str, Any]:
     """Give what the mask lies on, and how much of the planted forks and decoys it keeps."""
     if not isinstance(task, LabelsTokens):
         return {}
@@ -129,5 +131,5 @@ def _role_shares(task: Task, counts: list[dict[bool, Counter[str]]], kept: float
     return found | {"mask_roles": {role: _over(n, kept) for role, n in sorted(trained.items())}}
 
 
-def _over(top: float, bottom: float) -> float:
+def _over(top: int | float, bottom: int | float) -> float:
     return top / bottom if bottom else math.nan

@@ -18,7 +18,7 @@ from .voting import label_problems, wrongly_labelled
 LABELS = "labels.json"
 
 
-def check_training(model, tokenizer, task: Task, config: TrainConfig, reward: str | Reward) -> None:
+def check_training(model, tokenizer, task, config: TrainConfig, reward: str | Reward) -> None:
     """Raise where training could not begin, or could not end well; nothing is computed.
 
     A tokenizer needs no pad token: rows are padded on the right, and masked.

@@ -44,7 +44,7 @@ class TrainResult:
     steps: int
     """Steps that are done, those of earlier calls included."""
     done: bool
-    """Whether these are all; False where ``stop`` asked for an end."""
+    """Whether these are all; False where ``should_stop`` asked for an end."""
     log: list[dict[str, Any]]
     """The lines that this call logged."""
     checkpoint: Path | None
@@ -61,7 +61,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     log: Log | None = None,
-    stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train a model in place on a task, with gradients at the tokens that the selection keeps.
 
@@ -81,7 +81,7 @@ def train(
         resume: go on with the run in that folder, from its last checkpoint: bit for bit on the
             same machine. The model must be as it was before training, or as it was then.
         log: called with each line of the log, in the first process.
-        stop: asked after each step whether to end early, with a checkpoint.
+        should_stop: asked before each step whether to end early, with a checkpoint.
 
     Raises:
         ValueError: what cannot be trained, with the reason; nothing has changed then.
@@ -119,7 +119,7 @@ def train(
         if not checkpoint:
             journal.write("header", vars(about) | {"parameters": learner.parameters})
         run = Training(source, learner, engine, journal, out, progress)
-        done = run.to_the_end(stop or (lambda: False))
+        done = run.to_the_end(should_stop or (lambda: False))
         return TrainResult(run.progress.step, done, journal.lines, run.checkpoint)
 
 
@@ -142,11 +142,11 @@ class Training:
         self.checkpoint: Path | None = None
         self._random = checkpoints.randomness()
 
-    def to_the_end(self, stop: Callable[[], bool]) -> bool:
+    def to_the_end(self, should_stop: Callable[[], bool]) -> bool:
         """Do the steps that are left; give whether none is. What is left at an end is saved."""
         if self.progress.step == 0:
             self._evaluate()
-        while self.progress.step < self.config.steps and not self.ranks.any(stop()):
+        while self.progress.step < self.config.steps and not self.ranks.any(should_stop()):
             before, self._random = self.learner.updates, checkpoints.randomness()
             try:
                 self._step()

@@ -34,7 +34,7 @@ class Threshold:
 
 
 def fork_threshold(
-    source: float | Rollouts | str | Path | Threshold, *, fraction: float = 0.2
+    source: float | int | Rollouts | str | Path | Threshold, *, fraction: float = 0.2
 ) -> Threshold:
     """Give the entropy of the least uncertain fork of an unsteered run.
 
@@ -70,9 +70,14 @@ def fork_threshold(
 class ForkSteps:
     """Edits the last position of the steps whose entropy reaches a threshold, and counts them."""
 
-    def __init__(self, threshold: Threshold) -> None:
-        """Begin with nothing sampled."""
-        self.threshold = threshold
+    def __init__(self, threshold: Threshold, *, below: bool = False) -> None:
+        """Begin with nothing sampled.
+
+        Args:
+            threshold: what a step's entropy is held against.
+            below: edit the steps that do not reach it, in place of those that do.
+        """
+        self.threshold, self.below = threshold, below
         self.recomputed = 0
         """Positions run twice, for all samplings so far: the cost beyond sampling unsteered."""
         self.passes = 0
@@ -119,7 +124,7 @@ class ForkSteps:
     def revise(self, draws: Draws, again: Callable[[], Tensor]) -> Float[Tensor, "batch vocab"]:
         """Run the forks among the steps again, edited."""
         entropy = token_entropy(draws.logits, temperature=draws.temperature)
-        forks = draws.alive & (entropy >= self.threshold.nats)
+        forks = draws.alive & ((entropy >= self.threshold.nats) != self.below)
         at = (draws.rows.cpu(), draws.step.cpu()[:, None])
         alive = draws.alive.cpu()[:, None].expand(at[0].shape)
         rows, steps = at[0][alive], at[1].expand(at[0].shape)[alive]

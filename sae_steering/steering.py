@@ -36,7 +36,10 @@ WHERE: dict[str, Callable[[Places], Tensor]] = {
     "prompt": prompt_places,
     "generated": generated_places,
 }
-"""Choices of places that have a name, besides "forks"."""
+"""Choices of places that have a name, besides those that are decided by entropy."""
+
+ENTROPIC = ("forks", "non-forks")
+"""Names of those."""
 
 Where = str | Callable[[Places], Bool[Tensor, "batch seq"]]
 
@@ -53,12 +56,12 @@ class Steered(Engine):
 def steer(
     model,
     sae: Dictionary | None,
-    features: Mapping[int | Direction, float],
+    features: Mapping[int | Direction, float | int],
     *,
     layer: int | None = None,
     mode: str = "add",
     where: Where = "all",
-    threshold: float | Rollouts | str | Path | Threshold | None = None,
+    threshold: float | int | Rollouts | str | Path | Threshold | None = None,
 ) -> Iterator[Steered]:
     """Change features of a dictionary, or plain directions, in the stream after one block.
 
@@ -80,8 +83,9 @@ def steer(
     first generated token; "generated": at generated tokens. A function gets the `Places` of a
     pass and gives a bool mask. "forks" is decided while sampling: a step whose entropy, before
     the edit and on the prefix steered so far, reaches the threshold is run again with the edit at
-    its last position before its token is drawn. That needs `sample` on what this gives; a
-    model's own `generate` cannot roll its cache back, and is refused.
+    its last position before its token is drawn; "non-forks" edits the other steps, as a control.
+    That needs `sample` on what this gives; a model's own `generate` cannot roll its cache back,
+    and is refused.
 
     Args:
         model: as for `entropy_probe.sample`; it is left as it was.
@@ -89,8 +93,8 @@ def steer(
         features: feature or `Direction` -> strength.
         layer: which block, 0 the first, negatives from the end; by default the dictionary's.
         mode: see above.
-        where: "all", "prompt", "generated", "forks" or a function of `Places`.
-        threshold: nats, for ``where="forks"``: a number, or an unsteered run (its record or its
+        where: "all", "prompt", "generated", "forks", "non-forks", or a function of `Places`.
+        threshold: nats, where entropy decides: a number, or an unsteered run (its record or its
             folder), whose 80th percentile is taken and recorded.
 
     Yields:
@@ -120,7 +124,7 @@ def steer(
             f"has {width}: they belong to another model"
         )
     forks = _forks(where, threshold)
-    place = "forks" if forks else _named(where)
+    place = where if isinstance(where, str) else getattr(where, "__name__", "chosen")
     about = f"{edit.describe()} after layer {index}, where={place}"
     about = about if forks is None else f"{about}, {forks.threshold.describe()}"
     if edit.is_nothing:
@@ -135,7 +139,9 @@ def steer(
         seen.check()
 
 
-def edit_of(sae: Dictionary | None, features: Mapping[int | Direction, float], mode: str) -> Edit:
+def edit_of(
+    sae: Dictionary | None, features: Mapping[int | Direction, float | int], mode: str
+) -> Edit:
     """Give the change of states that features and strengths stand for.
 
     Raises:
@@ -269,22 +275,19 @@ def _engine(engine: Engine, editor, steps: ForkSteps | None, about: str) -> Stee
 
 def _forks(where: Where, threshold: object) -> ForkSteps | None:
     """Give what decides on forks, if they are asked for."""
-    if where != "forks":
+    if where not in ENTROPIC:
         if isinstance(where, str) and where not in WHERE:
-            raise ValueError(f"where must be one of {(*WHERE, 'forks')} or a function: {where!r}")
+            names = (*WHERE, *ENTROPIC)
+            raise ValueError(f"where must be one of {names} or a function, got {where!r}")
         if threshold is not None:
-            raise ValueError("threshold belongs to where='forks', and there only")
+            raise ValueError("threshold belongs to where='forks' and 'non-forks', and there only")
         return None
     if threshold is None:
         raise ValueError(
-            "where='forks' needs threshold=: nats, or an unsteered run (record or folder) whose "
+            f"where={where!r} needs threshold=: nats, or an unsteered run (record or folder) whose "
             "80th percentile is taken"
         )
-    return ForkSteps(fork_threshold(threshold))
-
-
-def _named(where: Where) -> str:
-    return where if isinstance(where, str) else getattr(where, "__name__", "chosen")
+    return ForkSteps(fork_threshold(threshold), below=where == "non-forks")
 
 
 def _layer(model: nn.Module, sae: Dictionary | None, layer: int | None) -> int:

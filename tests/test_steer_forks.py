@@ -127,6 +127,15 @@ def test_a_threshold_that_all_reach_edits_what_decides_each_token(model, tokeniz
     assert steered.steps.recomputed >= int(found.valid.sum()) - len(found) + len(PROMPTS)
 
 
+def test_the_other_steps_are_those_below_the_threshold(model, tokenizer, base):
+    nats = fork_threshold(base).nats
+    with steer(model, SAE, FEATURES, where="non-forks", threshold=nats) as steered:
+        found = sample(steered, tokenizer, PROMPTS, **DRAWN)
+    unedited = steered.steps.unedited_entropy(found)
+    assert torch.equal(steered.steps.edited(found), found.valid & (unedited < nats))
+    assert "where=non-forks" in found.provenance.edit
+
+
 def test_the_cost_is_counted(model, tokenizer):
     with steer(model, None, {PUSH: 1.0}, layer=1, where="forks", threshold=-1.0) as steered:
         sample(steered, tokenizer, PROMPTS[:1], max_new_tokens=3, stop=STOPS[:0])

@@ -1,0 +1,240 @@
+"""The two verdicts, by stated rules, from numbers alone: no model is asked here."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from entropy_probe.figures import Figure, mean, ratio
+
+from .controls import permutation_p
+
+HALF, LEAST = 0.5, 0.2
+"""A share of the gain counts from one half on, its interval above one fifth."""
+LEAST_GAIN = 0.05
+"""No share is formed of a gain whose lower bound is under 5 points."""
+CHANCE = 0.01
+"""Among random directions the features must be rarer than this."""
+
+SHOWN, UNSPECIFIC, NOT_SHOWN = (
+    "shown",
+    "elicitable, not specific to these features",
+    "not shown",
+)
+
+ELICITING = ("features", "mean difference", "token injection", "low temperature")
+"""Kinds that bring no information that the base does not have."""
+RIVALS = ("mean difference", "token injection", "low temperature")
+"""Kinds that the features must do better than, besides random directions."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one intervention gave on each problem."""
+
+    name: str
+    """Its name."""
+    kind: str
+    """A key of `interventions.KINDS`."""
+    right: tuple[float, ...]
+    """Mean reward of each problem, the problems in the same order everywhere."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The numbers that the verdicts are of."""
+
+    base: tuple[float, ...]
+    """Mean reward of each problem, the base model as it is."""
+    trained: tuple[float, ...] | None
+    """The same for its trained sibling; None where there is none."""
+    arms: tuple[Arm, ...]
+    """The interventions on the base."""
+    reached: float | None = None
+    """Accuracy under the features, drawn as the random directions were."""
+    random: tuple[float, ...] = ()
+    """Accuracy under each random direction of equal length."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said, why, and what would change it."""
+
+    statement: str
+    """`SHOWN`, `UNSPECIFIC` or `NOT_SHOWN`."""
+    why: tuple[str, ...]
+    """The figures that decided."""
+    would_change: tuple[str, ...]
+    """What other figures would lead to another statement."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The two verdicts, and the figures that they rest on."""
+
+    gain: Figure | None
+    """Trained less base."""
+    shares: dict[str, Figure | None]
+    """Intervention -> share of the gain that it recovers; None where no share is formed."""
+    ahead: dict[str, Figure]
+    """Intervention -> how much better the features are than it, in reward."""
+    chance: float | None
+    """Permutation p of the features among random directions."""
+    capability: Verdict
+    """Is the capability in the base?"""
+    carried: Verdict
+    """Is it carried by these features?"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values."""
+        return asdict(self)
+
+
+def judge(trial: Trial) -> Verdicts:
+    """Give both verdicts.
+
+    Capability in the base is shown if an intervention that brings no new information (the
+    features or a mean difference steered, a forced first token, a low temperature) recovers at
+    least half of the trained gain, its interval above a fifth. That these features carry it is
+    shown if they do so, better than the mean difference, token injection and low temperature
+    (lower bound of the paired difference above 0), and better than random directions of equal
+    length (p < 0.01). Where they recover it but a control does as well, it is elicitable but not
+    specific to them. No share is formed where the gain's lower bound is under 5 points.
+
+    Raises:
+        ValueError: numbers of other problems, or two arms of one name.
+    """
+    _check(trial)
+    base = np.array(trial.base)
+    gain = None if trial.trained is None else mean(np.array(trial.trained) - base)
+    shares: dict[str, Figure | None] = dict.fromkeys(arm.name for arm in trial.arms)
+    if gain is not None and gain.low >= LEAST_GAIN:
+        whole = np.array(trial.trained) - base
+        shares = {arm.name: ratio(np.array(arm.right) - base, whole) for arm in trial.arms}
+    ours = [arm for arm in trial.arms if arm.kind == "features"]
+    others = [arm for arm in trial.arms if ours and arm.kind != "features"]
+    ahead = {
+        arm.name: mean(np.array(ours[0].right) - np.array(arm.right)) for arm in others
+    }  # fmt: skip
+    chance = None
+    if trial.reached is not None and trial.random:
+        chance = permutation_p(trial.reached, trial.random)
+    return Verdicts(
+        gain, shares, ahead, chance,
+        _capability(trial, gain, shares),
+        _carried(trial, gain, shares, ahead, chance),
+    )  # fmt: skip
+
+
+def recovers(share: Figure | None) -> bool:
+    """Tell whether a share of the gain counts."""
+    return share is not None and share.value >= HALF and share.low > LEAST
+
+
+def _capability(trial: Trial, gain: Figure | None, shares: dict[str, Figure | None]) -> Verdict:
+    """Say whether the base can already do what training made it do."""
+    if (missing := _no_gain(gain)) is not None:
+        return missing
+    tried = [arm.name for arm in trial.arms if arm.kind in ELICITING]
+    if not tried:
+        return Verdict(
+            NOT_SHOWN,
+            ("no intervention was tried that brings no new information",),
+            (f"one of them, tried: {', '.join(ELICITING)}",),
+        )
+    best = max(tried, key=lambda name: (recovers(shares[name]), shares[name].value))
+    why = tuple(f"{name} recovers {_percent(shares[name])} of the gain" for name in tried)
+    if recovers(shares[best]):
+        change = f"a repetition in which {best}, and every other, {_falls_short()}"
+        return Verdict(SHOWN, why, (change,))
+    change = (
+        f"an intervention without new information that recovers {HALF:.0%} or more, its interval "
+        f"above {LEAST:.0%}: {best} comes nearest"
+    )
+    return Verdict(NOT_SHOWN, why, (change,))
+
+
+def _carried(
+    trial: Trial,
+    gain: Figure | None,
+    shares: dict[str, Figure | None],
+    ahead: dict[str, Figure],
+    chance: float | None,
+) -> Verdict:
+    """Say whether it is these features that carry it."""
+    if (missing := _no_gain(gain)) is not None:
+        return missing
+    names = [arm.name for arm in trial.arms if arm.kind == "features"]
+    if not names:
+        return Verdict(NOT_SHOWN, ("no features were steered",), ("features, steered",))
+    share = shares[names[0]]
+    why = [f"{names[0]} recovers {_percent(share)} of the gain"]
+    if not recovers(share):
+        change = f"a share of {HALF:.0%} or more, its interval above {LEAST:.0%}"
+        return Verdict(NOT_SHOWN, tuple(why), (change,))
+    equal, absent = [], []
+    for kind in RIVALS:
+        rivals = [arm.name for arm in trial.arms if arm.kind == kind]
+        absent += [] if rivals else [kind]
+        why += [f"it is ahead of {name} by {_points(ahead[name])}" for name in rivals]
+        equal += [name for name in rivals if ahead[name].low <= 0]
+    if chance is None or (chance >= CHANCE and len(trial.random) < 1 / CHANCE):
+        absent.append(f"random direction ({len(trial.random)}, {round(1 / CHANCE)} are needed)")
+    else:
+        why.append(f"p = {chance:.3g} among {len(trial.random)} random directions")
+        equal += ["random directions"] if chance >= CHANCE else []
+    if equal:
+        change = f"the features clearly ahead of {', '.join(equal)}: as it is, they do as well"
+        return Verdict(UNSPECIFIC, tuple(why), (change,))
+    if absent:
+        why.append(f"not run: {', '.join(absent)}")
+        return Verdict(NOT_SHOWN, tuple(why), (f"the controls that were not run: {absent}",))
+    change = "a control that does as well, or a share that falls short in a repetition"
+    return Verdict(SHOWN, tuple(why), (change,))
+
+
+def _no_gain(gain: Figure | None) -> Verdict | None:
+    """Give the verdict where there is no gain to speak of."""
+    change = f"a trained sibling whose gain has a lower bound of {LEAST_GAIN:.0%} or more"
+    if gain is None:
+        return Verdict(
+            NOT_SHOWN, ("there is no trained sibling, so no gain to recover",), (change,)
+        )
+    if gain.low < LEAST_GAIN:
+        why = f"the trained gain is {_points(gain)}, its lower bound under {LEAST_GAIN:.0%}"
+        return Verdict(NOT_SHOWN, (f"{why}: no share is formed",), (change,))
+    return None
+
+
+def _falls_short() -> str:
+    return f"recovers less than {HALF:.0%} or has an interval that reaches {LEAST:.0%}"
+
+
+def _percent(figure: Figure) -> str:
+    return f"{figure.value:.0%} ({figure.low:.0%} to {figure.high:.0%})"
+
+
+def _points(figure: Figure) -> str:
+    """Write a difference of rewards in points of a hundred."""
+    value, low, high = (f"{100 * x:+.1f}" for x in (figure.value, figure.low, figure.high))
+    return f"{value} points ({low} to {high})"
+
+
+def _check(trial: Trial) -> None:
+    """Refuse numbers that are not of the same problems."""
+    counts = {"base": len(trial.base)} | {arm.name: len(arm.right) for arm in trial.arms}
+    if trial.trained is not None:
+        counts["trained"] = len(trial.trained)
+    if len(set(counts.values())) > 1 or not trial.base:
+        raise ValueError(f"every arm needs the same problems, one number each, got {counts}")
+    names = [arm.name for arm in trial.arms]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"arms are told apart by their names: {doubled} occur twice")
+    if len([arm for arm in trial.arms if arm.kind == "features"]) > 1:
+        raise ValueError("the claim is about one arm of features, chosen beforehand: got several")
+
+
+def reward_of_each(right: Sequence[Sequence[float]] | np.ndarray) -> tuple[float, ...]:
+    """Give the mean reward of each problem, from the rewards of its completions."""
+    return tuple(float(value) for value in np.asarray(right, dtype=float).mean(axis=1))

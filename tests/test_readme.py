@@ -36,6 +36,12 @@ def test_set_up_takes_two_commands():
         assert "-c constraints.txt" in block
 
 
+def test_the_table_of_presets_is_the_programs():
+    from entropy_probe.training.presets import presets_table
+
+    assert presets_table().strip() in README
+
+
 @pytest.mark.parametrize(
     "line", [line for b in blocks("sh") for line in b.splitlines() if line.startswith("probe ")]
 )

@@ -190,7 +190,7 @@ def _from_pretrained(
 
     options = _options(gguf, revision)
     try:
-        with _no_weights_bar():
+        with no_weights_bar():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             model, read = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -233,7 +233,7 @@ def _require_whole(reference: str, read: dict[str, Iterable]) -> None:
 
 
 @contextmanager
-def _no_weights_bar() -> Iterator[None]:
+def no_weights_bar() -> Iterator[None]:
     """Hide the bar of reading weights; the bars of downloads stay, and all come back as set."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from entropy_probe.models import no_weights_bar
 from entropy_probe.models.fingerprint import weights_fingerprint
 from entropy_probe.storage.errors import RunError
 from entropy_probe.storage.files import TEMPORARY, is_full
 
 SCHEMA_VERSION = 1
 FOLDER, STATE, OPTIMIZER = "checkpoints", "checkpoint.json", "optimizer.pt"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 _NAME = re.compile(r"step-(\d{5,})")
 
 
@@ -126,7 +129,8 @@ def write_checkpoint(
         temporary = path.with_name(f".{path.name}{TEMPORARY}{secrets.token_hex(4)}")
         try:
             temporary.mkdir(parents=True)
-            model.save_pretrained(temporary, state_dict=dict(weights))
+            with no_weights_bar():
+                model.save_pretrained(temporary, state_dict=dict(weights))
             tokenizer.save_pretrained(temporary)
             torch.save(dict(state), temporary / OPTIMIZER)
             about = {
@@ -156,9 +160,10 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
         RunError: they are not those that were saved, or do not fit the model.
     """
     try:
-        saved = type(model).from_pretrained(checkpoint.path, dtype=model.dtype)
+        with no_weights_bar():
+            saved = type(model).from_pretrained(checkpoint.path, dtype=model.dtype)
         model.load_state_dict(saved.state_dict())
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise _damaged(checkpoint.path, str(error).splitlines()[0]) from error
     if weights_fingerprint(model) != checkpoint.weights:
         raise _damaged(checkpoint.path, "its weights are not those that were saved")
@@ -175,7 +180,7 @@ def load_state(checkpoint: Checkpoint, rank: int) -> dict[str, Any]:
         randomness = state["randomness"]
         mine = randomness[rank] if rank < len(randomness) else randomness[0]
         return {"optimizer": state["optimizer"], "randomness": mine}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+    except (*_UNREADABLE, EOFError, UnpicklingError) as error:
         raise _damaged(checkpoint.path, f"{OPTIMIZER}: {error}") from error
 
 

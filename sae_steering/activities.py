@@ -1,0 +1,157 @@
+"""Activations of a dictionary on states of runs, and what each state is: what scores are of."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from entropy_probe.rollout import Rollouts
+
+from .evaluate import records
+from .sae import SparseDictionary
+from .store import Source, captured_forks
+
+CELLS = 2**27
+"""Activations held at most: 512 MB."""
+
+
+@dataclass(frozen=True)
+class Activities:
+    """Activations at some states; a line of everything is a state."""
+
+    acts: Float[Tensor, "n d_sae"]
+    """Activation of each feature."""
+    read: Int[Tensor, " n"]
+    """The token at the state's own position, the last one that it has seen."""
+    written: Int[Tensor, " n"]
+    """The token that was drawn from what it predicted."""
+    places: Int[Tensor, " n"]
+    """How many tokens of the completion it has seen; 0 is the last token of the prompt."""
+    rows: Int[Tensor, " n"]
+    """Number of the sample, over all sources."""
+    prompts: Int[Tensor, " n"]
+    """Number of the sample's prompt, over all sources: what is independent."""
+    entropy: Float[Tensor, " n"]
+    """Entropy in nats of what it predicted."""
+    forks: Bool[Tensor, " n"]
+    """Whether that is among the forks."""
+    rewards: Float[Tensor, " n"] | None
+    """Reward of the sample, NaN where unknown; None where there are none."""
+    marks: Int[Tensor, " n"]
+    """What was asked for about the token read; -1 where nothing was."""
+    captured: int
+    """How many states there were; those here are a random part of them."""
+
+    def __len__(self) -> int:
+        """Count the states."""
+        return len(self.read)
+
+    def __getitem__(self, mask: Bool[Tensor, " n"]) -> "Activities":
+        """Give the states where a mask is True."""
+        names = (
+            "acts",
+            "read",
+            "written",
+            "places",
+            "rows",
+            "prompts",
+            "entropy",
+            "forks",
+            "marks",
+        )
+        picked = {name: getattr(self, name)[mask] for name in names}
+        rewards = None if self.rewards is None else self.rewards[mask]
+        return Activities(**picked, rewards=rewards, captured=self.captured)
+
+
+def activities(
+    sae: SparseDictionary,
+    sources: Source | Iterable[Source],
+    *,
+    states: int | None = None,
+    fraction: float = 0.2,
+    seed: int = 0,
+    choose: Callable[[Rollouts], Bool[Tensor, "batch seq"]] | None = None,
+    mark: Callable[[Rollouts], Int[Tensor, "batch seq"]] | None = None,
+) -> Activities:
+    """Encode captured states, a chunk at a time; keep a random part where there are too many.
+
+    Args:
+        sae: the dictionary; its layer must have been captured.
+        sources: records and run directories.
+        states: how many states to keep at most; default, as many as fit in 512 MB.
+        fraction: share of each chunk's tokens that are forks.
+        seed: of the choice of states.
+        choose: takes a chunk's record and gives the tokens whose states may take part.
+        mark: takes a chunk's record and gives a number a token, such as `word_tokens`; each state
+            gets that of the token it has just read.
+
+    Raises:
+        ValueError: no states of the dictionary's layer.
+    """
+    most = CELLS // sae.d_sae if states is None else states
+    sources = list(sources) if not isinstance(sources, Source) else sources
+    total = sum(int(_chosen(r, choose).sum()) for r in records(sources, residuals=False))
+    if not total:
+        raise ValueError("there are no captured states to score: capture with --layers")
+    noise = torch.Generator().manual_seed(seed)
+    wanted = torch.randperm(total, generator=noise)[:most].sort().values
+    parts: list[dict[str, Tensor]] = []
+    seen = rows = prompts = 0
+    for record in records(sources):
+        mask = _chosen(record, choose)
+        count = int(mask.sum())
+        first, last = torch.searchsorted(wanted, torch.tensor([seen, seen + count])).tolist()
+        if last > first:
+            which = wanted[first:last] - seen
+            part = _encoded(sae, record, mask, which, fraction, mark)
+            part["rows"] += rows
+            part["prompts"] += prompts
+            parts.append(part)
+        seen += count
+        rows += len(record)
+        prompts += int(record.groups.max()) + 1 if len(record) else 0
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if bool(joined["rewards"].isnan().all()):
+        joined["rewards"] = None
+    return Activities(**joined, captured=total)
+
+
+def _chosen(record: Rollouts, choose: Callable | None) -> Tensor:
+    """Give the captured tokens that may take part."""
+    return record.captured if choose is None else record.captured & choose(record)
+
+
+def _encoded(
+    sae: SparseDictionary, record: Rollouts, mask: Tensor, which: Tensor, fraction: float,
+    mark: Callable | None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Encode some of a record's chosen states."""
+    if sae.layer not in record.residuals:
+        raise ValueError(
+            f"the dictionary reads layer {sae.layer}, but states were captured of layers "
+            f"{sorted(record.residuals)}"
+        )
+    forks = torch.zeros_like(mask)
+    forks[record.captured] = captured_forks(
+        record.entropy, record.valid, record.captured, record.controls, fraction=fraction
+    )
+    packed = torch.where(mask[record.captured])[0][which]
+    states = record.residuals[sae.layer][packed]
+    row, place = (index[which] for index in mask.nonzero(as_tuple=True))
+    rewards = torch.full((len(record),), torch.nan)
+    marks = torch.full_like(record.tokens, -1) if mark is None else mark(record)
+    return {
+        "acts": torch.cat([sae.encode(part.float()).float() for part in states.split(4096)]),
+        "read": record.tokens[row, place - 1],
+        "written": record.tokens[row, place],
+        "places": place - record.prompt_lengths[row],
+        "rows": row.clone(),
+        "prompts": record.groups[row],
+        "entropy": record.entropy[row, place],
+        "forks": forks[row, place],
+        "rewards": (rewards if record.rewards is None else record.rewards.float())[row],
+        "marks": marks[row, place - 1],
+    }

@@ -63,7 +63,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "smollm2-fixed": Workload("smollm2", 64, 1, 48, True, (16, 64)),
+    "smollm2-fixed": Workload("smollm2", 32, 1, 48, True, (8, 32)),
     "smollm2-stops": Workload("smollm2", 4, 16, 96, False, (32, 64)),
     "organism-fixed": Workload("organism:amenable", 256, 1, 48, True, (64, 256)),
     "organism-stops": Workload("organism:amenable", 64, 16, 96, False, (64, 256, 1024)),

@@ -6,6 +6,7 @@ The public names are loaded on first use, as those of `entropy_probe` are.
 import importlib
 
 _HOME = {
+    "Recorder": "recorder",
     "Selection": "options",
     "keep_tokens": "selection",
     "token_denominator": "denominators",

@@ -167,6 +167,16 @@ class Passing:
         if self._unread > TILE:
             self._read()
 
+    def after(self) -> tuple[Float[Tensor, "batch seq"], Float[Tensor, "batch seq"]]:
+        """Give entropies after each position, and log-probabilities of the tokens after it."""
+        self._read()
+        names = ("entropy", "logprobs")
+        entropy, logprobs = (
+            torch.cat([getattr(piece, name).cpu() for piece in self.pieces], dim=1)
+            for name in names
+        )
+        return entropy, logprobs
+
     def states(self, layer: int) -> Float[Tensor, "batch seq d_model"]:
         """Give the residual stream at every position that passed."""
         return torch.cat([piece.states[layer] for piece in self.pieces], dim=1)

@@ -8,6 +8,8 @@ import importlib
 
 _HOME = {
     "Direction": "edits",
+    "gather_evidence": "evidence",
+    "judge": "verdicts",
     "steer": "steering",
     "load_sae": "sae",
     "train_sae": "train",

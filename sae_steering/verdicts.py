@@ -1,7 +1,7 @@
 """The two verdicts, by stated rules, from numbers alone: no model is asked here."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def judge(trial: Trial) -> Verdicts:
     shares: dict[str, Figure | None] = dict.fromkeys(arm.name for arm in trial.arms)
     if gain is not None and gain.low >= LEAST_GAIN:
         whole = np.array(trial.trained) - base
-        shares = {arm.name: ratio(np.array(arm.right) - base, whole) for arm in trial.arms}
+        shares = {arm.name: share_of(np.array(arm.right) - base, whole) for arm in trial.arms}
     ours = [arm for arm in trial.arms if arm.kind == "features"]
     others = [arm for arm in trial.arms if ours and arm.kind != "features"]
     ahead = {
@@ -125,6 +125,12 @@ def judge(trial: Trial) -> Verdicts:
         _capability(trial, gain, shares),
         _carried(trial, gain, shares, ahead, chance),
     )  # fmt: skip
+
+
+def share_of(part: np.ndarray, whole: np.ndarray) -> Figure | None:
+    """Give a part of a gain as its share, from differences of each problem, paired."""
+    share = ratio(part, whole)
+    return None if share is None else replace(share, n=len(part))
 
 
 def recovers(share: Figure | None) -> bool:
@@ -196,13 +202,13 @@ def _carried(
 
 def _no_gain(gain: Figure | None) -> Verdict | None:
     """Give the verdict where there is no gain to speak of."""
-    change = f"a trained sibling whose gain has a lower bound of {LEAST_GAIN:.0%} or more"
+    change = f"a trained sibling whose gain has a lower bound of {100 * LEAST_GAIN:g} points or more"
     if gain is None:
         return Verdict(
             NOT_SHOWN, ("there is no trained sibling, so no gain to recover",), (change,)
         )
     if gain.low < LEAST_GAIN:
-        why = f"the trained gain is {_points(gain)}, its lower bound under {LEAST_GAIN:.0%}"
+        why = f"the trained gain is {_points(gain)}, its lower bound under {100 * LEAST_GAIN:g}"
         return Verdict(NOT_SHOWN, (f"{why}: no share is formed",), (change,))
     return None
 

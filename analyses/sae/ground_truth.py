@@ -8,7 +8,7 @@ between two operands, which no token shows. For dictionaries of several layers, 
    Spearman given the wording. Beside it, what the wording alone predicts.
 2. After the choice: AUROC of code against prose among states of one token at one position, the
    choice itself left out (and prose that goes step by step, which reads like code). Beside it, the
-   AUROC of the token alone, and of the last two tokens, over all states.
+   AUROC of the token alone, and of the last two and three tokens.
 
 Features are chosen on one set of problems and measured on another (the task's test split). A mean
 difference of states, and small sums of features, stand beside the single ones. What is done is
@@ -157,11 +157,12 @@ def baselines(runs: dict, probability: dict, layer: int) -> dict[str, Any]:
     later = {name: _later(a) for name, a in found.items()}
     code = later["report"].marks == 1
     prompts = later["report"].prompts
-    previous = _previous(later["report"])
     out: dict[str, Any] = {}
-    for name, tokens in (("token", later["report"].read), ("two tokens", previous)):
+    for size, name in ((1, "token"), (2, "two tokens"), (3, "three tokens")):
+        tokens = _grams(found["report"], later["report"], size)
         guess = token_prediction(code[:, None].float(), tokens, prompts)
         out[f"{name} alone, AUROC"] = _figure(auroc(guess, code, clusters=prompts))
+        out[f"{name} alone, matched AUROC"] = _figure(_matched(guess, later["report"]))
     p, wording = probability["report"]
     table = _choice(found["report"], p, wording)
     out["wording alone, Spearman"] = _round(table.about["spearman of the kind alone"])
@@ -269,14 +270,17 @@ def _mean_difference(later: Activities) -> Tensor:
     return total
 
 
-def _previous(later: Activities) -> Tensor:
-    """Number the pairs of the last two tokens that each state has read."""
-    key = later.rows.long() * 10_000 + later.places
+def _grams(found: Activities, later: Activities, size: int) -> Tensor:
+    """Number the last few tokens that each of the later states has read."""
+    key = found.rows.long() * 10_000 + found.places
     order = key.argsort()
-    at = torch.searchsorted(key[order], key - 1).clamp(max=len(key) - 1)
-    there = key[order][at] == key - 1
-    before = torch.where(there, later.read[order][at], -1)
-    return pairs(later.read, before)
+    wanted = later.rows.long() * 10_000 + later.places
+    out = later.read
+    for back in range(1, size):
+        at = torch.searchsorted(key[order], wanted - back).clamp(max=len(key) - 1)
+        there = key[order][at] == wanted - back
+        out = pairs(out, torch.where(there, found.read[order][at], -1))
+    return out
 
 
 def _figure(found: Any) -> dict[str, float]:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .in_place import InPlace
+
 TILE = 1 << 24
 """Largest number of logits held at once (64 MB in float32), unless a single row has more."""
 
@@ -38,6 +40,8 @@ def fused_loss(
     bias: Float[Tensor, " vocab"] | None,
     readout: Readout,
     terms: Callable[[Tensor, slice], Tensor],
+    *,
+    sums: InPlace | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " rows"]]:
     """Give (the sum of some terms of the rows' log-probabilities, those log-probabilities).
 
@@ -51,8 +55,10 @@ def fused_loss(
         bias: the unembedding's, where it has one.
         readout: the tokens, and what happens to the logits.
         terms: gets the log-probabilities of a tile, and which rows it is; gives its terms.
+        sums: where the weight's gradient is added at once; None leaves it to autograd.
     """
-    return _FusedLoss.apply(hidden, weight, bias, readout, terms)
+    weight = weight if sums is None else weight.detach()
+    return _FusedLoss.apply(hidden, weight, bias, readout, terms, sums)
 
 
 def token_logprobs(
@@ -69,8 +75,8 @@ class _FusedLoss(torch.autograd.Function):
     """Computes the gradients in the forward pass, and hands them on in the backward pass."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, readout, terms):
-        sums = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
+    def forward(ctx, hidden, weight, bias, readout, terms, in_place):
+        sums = _Gradients(hidden, weight, bias, ctx.needs_input_grad, in_place)
         exact = weight.to(sums.dtype)
         logprobs = hidden.new_empty(len(hidden), dtype=sums.dtype)
         loss = hidden.new_zeros((), dtype=sums.dtype)
@@ -83,13 +89,15 @@ class _FusedLoss(torch.autograd.Function):
                 (slope,) = torch.autograd.grad(value, leaf)
             loss += value.detach()
             sums.add(rows, tile.gradient(slope), exact, readout.scale)
+        if in_place is not None:
+            in_place.filled()  # where there are no rows
         ctx.mark_non_differentiable(logprobs)
         ctx.sums = sums
         return loss, logprobs
 
     @staticmethod
     def backward(ctx, gradient, _):
-        return *ctx.sums.finish(gradient), None, None
+        return *ctx.sums.finish(gradient), None, None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -151,9 +159,9 @@ class _Tile:
 class _Gradients:
     """Sums of the gradients of hidden states, weight and bias over tiles."""
 
-    def __init__(self, hidden, weight, bias, needed) -> None:
+    def __init__(self, hidden, weight, bias, needed, in_place: InPlace | None = None) -> None:
         """Start at zero."""
-        self.inputs, self.needed = (hidden, weight, bias), needed
+        self.inputs, self.in_place = (hidden, weight, bias), in_place
         self.dtype = _sum_dtype(hidden)
         self.sums = [
             torch.zeros_like(x, dtype=self.dtype) if need and x is not None else None
@@ -169,7 +177,9 @@ class _Gradients:
             gradient.mul_(scale)
         if hidden is not None:
             hidden[rows] = gradient @ unembed
-        if weight is not None:
+        if self.in_place is not None:
+            self.in_place.add_product(gradient.T, self.inputs[0][rows].to(self.dtype))
+        elif weight is not None:
             weight.addmm_(gradient.T, self.inputs[0][rows].to(self.dtype))
 
     def finish(self, factor: Tensor | None) -> list[Tensor | None]:

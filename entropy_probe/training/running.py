@@ -1,7 +1,7 @@
 """Forward passes of an update, inside whatever wraps the model: blocks, then a function of them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Int
@@ -11,6 +11,7 @@ from ..hooks import replace_forward
 from ..models.unembedding import unembedding
 from .body import Body, Layout, running_body
 from .fused_head import Readout
+from .in_place import embedding_in_place, in_place
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -28,6 +29,9 @@ class Runner:
         known = unembedding(inner)
         self.softcap, self.scale = known.softcap, known.scale
         self.device = next(inner.parameters()).device
+        # A wrapper learns of a gradient through autograd alone.
+        self.alone = model is inner and not _is_sharded(inner)
+        self.sums = in_place(self.head.weight) if self.alone else None
         self._work: tuple[Layout, Tensor, Readable] | None = None
 
     def __call__(self, layout: Layout, places: Int[Tensor, " some"], function: Readable) -> Tensor:
@@ -80,7 +84,11 @@ def running(
     inner = decoder_inside(model)
     with running_body(inner, packed=packed, share=share) as body:
         run = Runner(model, inner, body, precision)
-        with replace_forward(inner, run.forward), replace_forward(run.head, run.read):
+        with ExitStack() as stack:
+            stack.enter_context(replace_forward(inner, run.forward))
+            stack.enter_context(replace_forward(run.head, run.read))
+            if run.alone:
+                stack.enter_context(embedding_in_place(inner.get_input_embeddings()))
             yield run
 
 
@@ -101,3 +109,10 @@ def decoder_inside(model: nn.Module) -> nn.Module:
             "adapted"
         )
     return inner
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Tell whether `fully_shard` was applied to a model."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)

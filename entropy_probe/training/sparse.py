@@ -200,7 +200,9 @@ class _Part:
 
     def _sparse(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         terms = self.objective.terms(self.kept, self.rows, self.at, states.device)
-        loss, self.logprobs = fused_loss(states, weight, bias, self.readout, terms)
+        loss, self.logprobs = fused_loss(
+            states, weight, bias, self.readout, terms, sums=self.run.sums
+        )
         return loss
 
     def _dense(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

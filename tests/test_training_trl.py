@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import socket
 
 import pytest
 import torch
@@ -115,8 +116,12 @@ def spying(kind):
 
 
 def by_hand(model, window, fraction: float, low: float = 0.2, high: float = 0.2):
-    """Give each micro-batch's share of the loss from dense float64 logits and sorted entropies."""
-    rows = []
+    """Give each micro-batch's share of the loss, from dense logits, and check what was kept.
+
+    Siblings begin with the same distribution, so entropies tie but for their last bits: the
+    tokens must be the most uncertain ones to 1e-4 nats, and exactly as many as they should.
+    """
+    tokens = []
     for part, (batch, weights, _) in enumerate(window):
         model.load_state_dict(weights)
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
@@ -126,23 +131,19 @@ def by_hand(model, window, fraction: float, low: float = 0.2, high: float = 0.2)
             logits = model(input_ids=ids, attention_mask=mask).logits[:, start - 1 : -1].double()
         scores = (logits / 1.3).log_softmax(-1)
         own = scores.gather(-1, ids[:, start:, None])[..., 0]
-        for row in range(len(ids)):
-            for t in range(int(batch["completion_mask"][row].sum())):
-                old = batch.get("old_per_token_logps", own)[row, t].item()
-                rows.append(
-                    (
-                        part,
-                        -(scores[row, t].exp() * scores[row, t]).sum().item(),
-                        math.exp(own[row, t].item() - old),
-                        batch["advantages"][row].item(),
-                    )
-                )
-    kept = sorted(range(len(rows)), key=lambda i: -rows[i][1])[: math.ceil(fraction * len(rows))]
+        old = batch.get("old_per_token_logps", own)
+        for row, t in batch["completion_mask"].nonzero().tolist():
+            entropy = -(scores[row, t].exp() * scores[row, t]).sum().item()
+            ratio = (own[row, t] - old[row, t]).exp().item()
+            advantage = batch["advantages"][row].item()
+            tokens.append((part, entropy, ratio, advantage, bool(batch["fork_kept"][row, t])))
+    kept = [entropy for _, entropy, _, _, keep in tokens if keep]
+    assert len(kept) == math.ceil(fraction * len(tokens))
+    assert min(kept) > max(entropy for _, entropy, _, _, keep in tokens if not keep) - 1e-4
     losses = [0.0] * len(window)
-    for i in kept:
-        part, _, ratio, advantage = rows[i]
+    for part, _, ratio, advantage, keep in tokens:
         clipped = min(max(ratio, 1 - low), 1 + high)
-        losses[part] -= min(ratio * advantage, clipped * advantage) / len(kept)
+        losses[part] -= keep * min(ratio * advantage, clipped * advantage) / len(kept)
     return losses
 
 
@@ -320,6 +321,49 @@ def test_the_recorder_reads_trls_fused_head(folder, tmp_path):
     )
     by_tokens = {tuple(row.tokens.tolist()): row for row in rows[:16]}
     assert sum(tuple(row.tokens[:-1].tolist()) in by_tokens for row in trained) >= 1
+
+
+def trained_by_a_process(rank, port, folder, out):
+    """Train in one of two processes; keep what its losses were computed from."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    kind = spying(fork_grpo_trainer(chosen(entropy_source="old"), out=out / "rollouts"))
+    made = trainer(kind, folder, out / "trl", per_device_train_batch_size=4, max_steps=2)
+    with Recorder(made.model, temperature=1.3, tokenizer=tiny_tokenizer()) as recorder:
+        made.train()
+        written = recorder.save(out / "recorded")
+    assert (written is None) == (rank == 1)
+    assert sum(row.training for row in recorder.records()) == (0 if rank else 16)
+    torch.save((made.seen, steps_of(made), made.model.state_dict()), out / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_choose_over_both_and_divide_by_both(folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(trained_by_a_process, (port, folder, tmp_path), nprocs=2)
+    (seen, logged, weights), (others, _, their_weights) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)
+    )
+    assert all(torch.equal(v, their_weights[k]) for k, v in weights.items())
+    model = tiny_model()
+    for step in range(2):
+        window = [*seen[2 * step : 2 * step + 2], *others[2 * step : 2 * step + 2]]
+        rows = torch.cat([batch["fork_rows"] for batch, _, _ in window])
+        assert sorted(rows.tolist()) == list(range(16))
+        kept = sum(int(batch["fork_kept"].sum()) for batch, _, _ in window)
+        tokens = sum(int(batch["completion_mask"].sum()) for batch, _, _ in window)
+        assert kept == math.ceil(tokens / 5)
+        assert logged[step]["forks/kept_share"] == pytest.approx(kept / tokens)
+        # Gradients are averaged over the two processes.
+        expected = [2 * value for value in by_hand(model, window, 0.2)]
+        assert [float(loss) for _, _, loss in window] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert len(open_run(tmp_path / "rollouts" / "step-00000")) == 8
+    assert len(open_run(tmp_path / "recorded")) > 16
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Verbs that join `probe`: a small module each."""

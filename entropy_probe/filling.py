@@ -24,7 +24,7 @@ from .storage.writing import (
     join,
     require_writable,
 )
-from .tasks import Task
+from .tasks import Task, get_task
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows of the whole plan)."""
@@ -69,6 +69,8 @@ def _compute(
     """Compute the chunks that a run lacks, or those of a shard, and commit each."""
     plan = run.plan
     mine = [index for index in run.missing if shard is None or index % shard[1] == shard[0] - 1]
+    if mine and plan.kind == "sample" and plan.task is not None and not isinstance(task, Task):
+        task = get_task(task or plan.task)  # once: some tasks have a process of their own
 
     def chunks() -> Iterator[tuple[int, Rollouts]]:
         done = len(run)

@@ -155,7 +155,7 @@ class Gym:
                 f"{count} of them took more than {GENERATING_SECONDS:g} seconds, or crashed",
                 "take options that make them smaller",
             )
-        return made
+        return [(question, answer) for question, answer in made]
 
     def _problem(self, question: str, answer: str, seed: int, number: int) -> Problem:
         """Make a problem of what was generated."""

@@ -109,7 +109,7 @@ def test_a_file_can_hold_the_options(tmp_path):
         ((*MODEL, "--fractoin", "0.2"), "does not know it"),
         ((*MODEL, "--select", "top"), "'top' is not one of"),
         ((*MODEL, "--updates", "17"), "updates splits a batch by its prompts"),
-        ((*MODEL, "--preset", "paper"), "micro_batch_rows belongs to a selection"),
+        ((*MODEL, "--preset", "paper"), "pass micro_batch_rows"),
         ((*MODEL, "--select", "all", "--fraction", "0.2"), "would not be read"),
         (("--resume",), "there is no -o"),
         (("--resume", "-o", "nowhere"), "it holds no train.json"),
@@ -138,8 +138,8 @@ def test_it_trains_and_goes_on(tmp_path):
     assert result.code == 0, result.err
     assert result.last == str(out)
     assert "step 2/2: reward 0.000" in result.err
-    assert f"next: probe report {out}/rollouts/step-00000" in result.err
-    assert len(open_run(out / "rollouts" / "step-00000")) == 2
+    assert f"next: probe report {out}/rollouts/step-00001" in result.err
+    assert len(open_run(out / "rollouts" / "step-00001")) == 2
     lines = read_log(out)
     assert [line["kind"] for line in lines] == ["header", "step", "step"]
     again = probe("train", *MODEL, *QUICK, "-o", out)

@@ -68,9 +68,13 @@ def assert_moved_alike(one, other):
     [
         {},
         {"selection": {"normalizer": "valid", "select": "random"}, "updates": 2, "prompts": 5},
-        {"selection": {"scope": "group", "entropy_source": "current"}, "overlong": "drop"},
+        {
+            "selection": {"scope": "group", "entropy_source": "current"},
+            "overlong": "drop",
+            "max_new_tokens": 32,
+        },
         {"resample": 2, "optimizer": "adamw", "lr": 1e-4, "beta": 0.1, "evaluate_every": 2},
-    ],
+    ],  # fmt: skip
     ids=["plain", "parts", "current", "resampled"],
 )
 def test_two_processes_train_as_one(tmp_path, options):

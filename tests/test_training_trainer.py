@@ -285,7 +285,7 @@ def test_rollouts_are_saved_as_runs(tmp_path):
     out = tmp_path / "run"
     run(out=out, rollouts_every=2, rollouts_prompts=3)
     assert [path.name for path in sorted((out / "rollouts").iterdir())] == [
-        "step-00000", "step-00002",
+        "step-00001", "step-00002",
     ]  # fmt: skip
     saved = open_run(out / "rollouts" / "step-00002")
     assert (len(saved), saved.complete) == (12, True)

@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .failing import Failure, usage
 from .output import note
+
+if TYPE_CHECKING:
+    from entropy_probe.tasks import Task
 
 _TASK_LIMIT = 16
 _FORMS = 'write {"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]} there'
@@ -33,7 +36,7 @@ def read_prompts(
         what = "prompts come from one place"
         raise usage(what, why, "pass one of -p TEXT, --prompts FILE, --task NAME")
     if task is not None:
-        return _problems(task, limit or _TASK_LIMIT)
+        return find_task(task).problems(limit or _TASK_LIMIT)
     if file is not None:
         return _from_file(file)[:limit]
     for i, text in enumerate(texts):
@@ -41,18 +44,17 @@ def read_prompts(
     return list(texts)[:limit]
 
 
-def _problems(name: str, limit: int) -> list[Any]:
-    """Give problems of a task's test split."""
+def find_task(name: str) -> "Task":
+    """Give a task by its name, or say which there are."""
     from entropy_probe.tasks import FORMS, TaskError, get_task
 
     try:
-        task = get_task(name)
+        return get_task(name)
     except TaskError:
         raise  # it says more than that there is none
     except ValueError as error:
         fix = f"pass one of {', '.join(FORMS)}"
         raise usage(f"no such task: {name}", str(error), fix) from error
-    return task.problems(limit)
 
 
 def _from_file(file: str) -> list[Any]:

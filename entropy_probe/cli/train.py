@@ -15,6 +15,7 @@ from entropy_probe.storage.errors import RunError
 from .failing import Failure, explain, usage
 from .options import model_options, speaking
 from .output import QUIET, note
+from .prompts import find_task
 from .running import default_out, require_model
 from .training import PRESETS, SELECTION, given, training_options
 from .training_words import conclude, show, tell
@@ -64,7 +65,7 @@ def train(
     task_name = _required_task(task or (before and before.task))
     reward = reward or (before.reward if before else "correct")
     config = _config(options, preset, file, before and before.config)
-    found, ranks = _task(task_name), _join(config)
+    found, ranks = find_task(task_name), _join(config)
     if not ranks.main:
         click.get_current_context().meta[QUIET] = True
     loaded = _load(model, device, dtype or (before and before.dtype), revision, ranks)
@@ -90,18 +91,6 @@ def _required_task(name: str | None) -> str:
         why = "there are no problems to train on"
         raise usage("missing option --task", why, "pass --task arithmetic, or another task's name")
     return name
-
-
-def _task(name: str) -> "Task":
-    """Give a task, or say which there are."""
-    from entropy_probe.tasks import TASKS, get_task
-
-    try:
-        return get_task(name)
-    except ValueError as error:
-        raise usage(
-            f"no such task: {name}", str(error), f"pass one of {', '.join(TASKS)}"
-        ) from error
 
 
 def _config(

@@ -105,7 +105,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """The last checkpoints that are kept."""
     rollouts_every: int = 10
-    """Steps between saved rollouts, the first step's included; 0 for none."""
+    """Steps between saved rollouts, besides the first step's; 0 for none."""
     rollouts_prompts: int = 4
     """Prompts whose rollouts are saved then."""
     overlap_every: int = 0
@@ -247,11 +247,15 @@ def _check_selection(config: TrainConfig) -> None:
     """Raise unless the selection can read what it asks for."""
     selection, rows = config.selection, config.micro_batch_rows
     by_rows = "micro_batch" in f"{selection.scope} {selection.average}"
-    if by_rows != (rows is not None):
+    if by_rows and rows is None:
         raise ValueError(
-            "micro_batch_rows belongs to a selection whose scope or average is a micro-batch, and "
-            f"there only: got scope={selection.scope!r}, average={selection.average!r}, "
-            f"micro_batch_rows={rows}"
+            f"scope={selection.scope!r}, average={selection.average!r} go by micro-batches: pass "
+            "micro_batch_rows, the rows that such a one has in each process"
+        )
+    if rows is not None and not by_rows:
+        raise ValueError(
+            f"micro_batch_rows={rows} would not be read with scope={selection.scope!r}, "
+            f"average={selection.average!r}: leave it out; memory is up to micro_batch_tokens"
         )
     reads = selection.select not in ("all", "random") and selection.entropy_source == "rollout"
     if reads and selection.temperature != config.temperature:

@@ -17,13 +17,13 @@ def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
         processes: how many share the prompts.
     """
     rows = config.prompts * config.n // (processes * config.updates)
-    selection = config.selection
+    selection, micro = config.selection, config.micro_batch_rows or rows
     found = {
         "max_steps": config.total_updates,
         "num_generations": config.n,
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": 1,
-        "steps_per_generation": config.updates,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rows // micro,
+        "steps_per_generation": config.updates * (rows // micro),
         "num_iterations": config.epochs,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,

@@ -163,7 +163,8 @@ class Training:
     def _step(self) -> None:
         """Sample, update, and log."""
         config, number, started = self.config, self.progress.step, time.perf_counter()
-        showing = config.rollouts_every and number % config.rollouts_every == 0
+        every = config.rollouts_every
+        showing = bool(every) and (number == 0 or (number + 1) % every == 0)
         collected = collect(
             self.engine, self.source, step=number, before=self.progress.drawn,
             alternatives=5 if showing and self.out else 0,
@@ -178,7 +179,9 @@ class Training:
             values["overlap"] = both / either if either else 1.0
         self.journal.write("step", {"step": number + 1, "rate": self.learner.rate} | values)
         if showing and self.out and self.ranks.main:
-            save_rollouts(self.out, collected.drawn, step=number, prompts=config.rollouts_prompts)
+            save_rollouts(
+                self.out, collected.drawn, step=number + 1, prompts=config.rollouts_prompts
+            )
         self.progress = Progress(number + 1, self.progress.drawn + collected.prompts)
         if config.evaluate_every and (
             (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps

@@ -28,7 +28,7 @@ QUICK = ("--steps", 2, "--prompts", 2, "--n", 2, "--max-new-tokens", 4, "--probl
 
 
 def dry(*words):
-    result = probe("train", *MODEL, "--dry-run", "--json", *words)
+    result = probe("train", *MODEL, "--problems", 16, "--dry-run", "--json", *words)
     assert result.code == 0, result.err
     return result.json
 
@@ -76,7 +76,7 @@ def test_a_dry_run_shows_what_would_be_done(tmp_path):
 
 
 def test_a_dry_run_can_be_read():
-    result = probe("train", *MODEL, "--dry-run", "--reward", "format")
+    result = probe("train", *MODEL, "--problems", 16, "--dry-run", "--reward", "format")
     assert result.code == 0
     lines = [line.split() for line in result.out.splitlines()]
     assert ["reward", "format"] in lines

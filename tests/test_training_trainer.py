@@ -325,12 +325,15 @@ def untimed(lines):
     "options",
     [
         {"optimizer": "adamw", "lr": 0.003, "warmup": 2, "decay": "linear", "resample": 1},
-        {"updates": 2, "beta": 0.5, "evaluate_every": 2, "evaluate_problems": 4},
+        pytest.param(
+            {"updates": 2, "beta": 0.5, "evaluate_every": 2, "evaluate_problems": 4},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["adamw", "kl"],
 )
 def test_gone_on_with_it_is_the_unbroken_run(tmp_path, options):
-    options = {"steps": 5, "checkpoint_every": 2} | options
+    options = {"steps": 4, "checkpoint_every": 2} | options
     unbroken, whole = run(out=tmp_path / "whole", **options)
     seen = []
     _, part = run(
@@ -339,7 +342,7 @@ def test_gone_on_with_it_is_the_unbroken_run(tmp_path, options):
     )  # fmt: skip
     assert (part.done, part.steps) == (False, 3)
     model, rest = run(out=tmp_path / "part", resume=True, **options)
-    assert (rest.done, rest.steps) == (True, 5)
+    assert (rest.done, rest.steps) == (True, 4)
     assert_same(model, unbroken)
     assert untimed(read_log(tmp_path / "part")) == untimed(read_log(tmp_path / "whole"))
 
@@ -395,15 +398,16 @@ def test_only_the_same_run_is_gone_on_with(tmp_path):
 # What cannot be trained
 
 
-@pytest.mark.parametrize("value", [math.nan, "boom"])
+@pytest.mark.parametrize("value", [math.nan, pytest.param("boom", marks=pytest.mark.slow)])
 def test_a_reward_that_fails_loses_nothing(tmp_path, value):
     def reward(completions):
         if completions[0].step == 3 and value == "boom":
             raise KeyError("boom")
         return [value if completions[0].step == 3 else float(c.row % 2) for c in completions]
 
+    options = {"steps": 4, "prompts": 2, "n": 2}
     with pytest.raises(RewardError, match="reward 'reward' (raised KeyError|gave nan)"):
-        run(out=tmp_path / "run", steps=5, checkpoint_every=2, reward=reward)
+        run(out=tmp_path / "run", checkpoint_every=2, reward=reward, **options)
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert names == ["step-00002", "step-00003"]
 
@@ -411,8 +415,9 @@ def test_a_reward_that_fails_loses_nothing(tmp_path, value):
         return [float(c.row % 2) for c in completions]
 
     healed.__name__ = "reward"
-    model, _ = run(out=tmp_path / "run", steps=5, checkpoint_every=2, reward=healed, resume=True)
-    assert_same(model, run(steps=5, checkpoint_every=2, reward=healed)[0])
+    options |= {"reward": healed, "checkpoint_every": 2}
+    model, _ = run(out=tmp_path / "run", resume=True, **options)
+    assert_same(model, run(**options)[0])
 
 
 def test_a_task_without_a_verifier_is_refused():

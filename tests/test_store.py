@@ -1,5 +1,7 @@
 """Shuffled states against those that were captured: each once a pass, mixed across chunks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,9 @@ def test_what_is_not_there_is_said(runs, tmp_path):
         next(StateStore(run, 0, positions={"forks": 0.5, "others": 0.5}).batches(1))
     other = sample(tiny_model("gpt2"), tiny_tokenizer(), PROMPTS[:1], max_new_tokens=3,
                    residual_layers=[2], residual_positions="all")  # fmt: skip
+    with pytest.raises(ValueError, match="states are of different weights"):
+        StateStore([run, other], 2)
+    other = dataclasses.replace(other, provenance=run.provenance)
     other.residuals[2] = other.residuals[2][:, :5]
     with pytest.raises(ValueError, match=r"widths \[5, 32\]"):
         StateStore([run, other], 2)

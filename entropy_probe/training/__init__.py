@@ -11,6 +11,8 @@ _HOME = {
     "keep_tokens": "selection",
     "token_denominator": "denominators",
     "preset": "presets",
+    "TrainConfig": "config",
+    "train": "trainer",
 }
 
 __all__ = sorted(_HOME)

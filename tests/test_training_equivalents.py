@@ -1,0 +1,62 @@
+"""A configuration in TRL's words."""
+
+import importlib.util
+import os
+
+import pytest
+from words import quick
+
+from entropy_probe.training.equivalents import not_in_trl, trl_arguments
+from entropy_probe.training.options import Selection
+from entropy_probe.training.presets import preset
+
+ODD = {
+    "selection": Selection(select="random", fraction=0.3), "resample": 1, "overlong": "punish",
+    "overlong_cache": 4, "baseline": "leave_one_out", "gradient_rule": "match", "stop": ("w1 ",),
+    "decay": "linear", "evaluate_every": 1, "beta": 0.1, "updates": 2, "epochs": 3, "scale": "none",
+}  # fmt: skip
+
+
+def test_a_run_like_trl_s_has_nothing_else():
+    config = quick(selection=preset("trl"), micro_batch_rows=4, prompts=8, n=4)
+    assert not_in_trl(config) == []
+    found = trl_arguments(config, processes=2)
+    assert found["top_entropy_quantile"] == 0.2
+    assert found["per_device_train_batch_size"] == 4
+    assert found["gradient_accumulation_steps"] == 4
+    assert found["steps_per_generation"] == 4
+
+
+def test_all_tokens_are_a_quantile_of_1():
+    config = quick(selection=Selection(select="all"))
+    assert trl_arguments(config)["top_entropy_quantile"] == 1.0
+    assert not_in_trl(config) == []
+
+
+def test_what_it_lacks_is_said():
+    said = "\n".join(not_in_trl(quick(**ODD)))
+    for word in (
+        "select='random'", "normalizer='selected'", "entropy_source='rollout'", "scope='global'",
+        "rule='exact'", "mask_kl", "resample", "punish", "leave_one_out", "match", "decay", "stop",
+        "evaluate",
+    ):  # fmt: skip
+        assert word in said
+    assert len(not_in_trl(quick())) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, ODD, {"optimizer": "adamw", "overlong": "drop"}])
+def test_trl_takes_them(tmp_path, options):
+    if importlib.util.find_spec("trl") is None and "PROBE_REQUIRE_TRL" not in os.environ:
+        pytest.skip("needs the extra trl")
+    from trl import GRPOConfig
+
+    config = quick(prompts=4, n=4, **{k: v for k, v in options.items() if k != "prompts"})
+    found = trl_arguments(config)
+    taken = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[], **found)
+    for name, value in found.items():
+        got = getattr(taken, name)
+        assert getattr(got, "value", got) == value, name
+    # As many completions are generated at a time as a batch of ours has, and used as often.
+    assert taken.generation_batch_size == config.prompts * config.n
+    assert taken.max_steps == config.total_updates

@@ -2,13 +2,14 @@
 
 ``python -m analyses.organisms.masks`` trains each arm with each seed, one process a run, appends a
 line with the run's provenance to the results, and skips what is there already. Then it prints a
-table (means over seeds with 95% t intervals) and writes the curves as one page.
+table (means over seeds with 95% t intervals) and, with ``--page``, writes the curves as one page.
 
-    python -m analyses.organisms.masks     # 4 arms, 5 seeds: about half an hour
+    python -m analyses.organisms.masks --page masks.html    # 4 arms, 5 seeds: half an hour
     python -m analyses.organisms.masks --arms forks --seeds 1 --steps 4 --out /tmp/quick.jsonl
 """
 
 import argparse
+import html
 import json
 import os
 import subprocess
@@ -20,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from analyses.benchmarks.startup import machine
+from analyses.lines import add_line, read_lines
+
 RESULTS = Path(__file__).parents[1] / "results" / "masks.jsonl"
 ARMS = {
     "forks": {"select": "forks", "fraction": 0.2},
@@ -28,7 +32,10 @@ ARMS = {
     "random": {"select": "random", "fraction": 0.2},
 }
 """Name -> selection: the top 20%, every token, what the top 20% leaves, a random 20%."""
-COLOURS = {"forks": "#0072b2", "all": "#000000", "bottom": "#d55e00", "random": "#009e73"}
+STYLES = {
+    "forks": ("#0072b2", "solid"), "all": ("#000000", "dash"), "bottom": ("#d55e00", "solid"),
+    "random": ("#009e73", "dot"),
+}  # fmt: skip
 CURVES = {
     "accuracy": "accuracy at temperature 1, held-out problems",
     "gradient_norm": "length of the gradient before clipping",
@@ -58,25 +65,16 @@ def run(model: str, arm: str, seed: int, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = TrainConfig.from_dict(settings(arm, seed, steps))
     policy, tokenizer = load(model, device="cpu")
-    started, wall = time.process_time(), time.perf_counter()
+    where, started, wall = machine(), time.process_time(), time.perf_counter()
     result = train(policy, tokenizer, get_task("arithmetic"), config=config)
     spent = {"cpu": time.process_time() - started, "wall": time.perf_counter() - wall}
-    return {"arm": arm, "seed": seed, "steps": steps, "seconds": spent, "log": result.log}
+    line = {"arm": arm, "seed": seed, "steps": steps, "machine": where, "seconds": spent}
+    return line | {"log": result.log}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Give the runs that are there; a line that was cut off is left out."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+def key(line: dict[str, Any]) -> tuple[str, str, int, int]:
+    """Give what makes a run another one."""
+    return line["log"][0]["model"], line["arm"], line["seed"], line["steps"]
 
 
 def curve(runs: list[dict[str, Any]], name: str) -> tuple[list[int], np.ndarray]:
@@ -120,32 +118,84 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def page(runs: list[dict[str, Any]]) -> str:
-    """Give the curves of all arms as one self-contained page."""
+    """Give the curves of all arms, over the table, as one self-contained page."""
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=2, cols=2, subplot_titles=list(CURVES.values()))
+    figure = make_subplots(
+        rows=2, cols=2, subplot_titles=list(CURVES.values()), vertical_spacing=0.13
+    )
     for place, name in enumerate(CURVES):
         where = {"row": place // 2 + 1, "col": place % 2 + 1}
-        for arm, colour in COLOURS.items():
+        for arm, (colour, dash) in STYLES.items():
             here = [one for one in runs if one["arm"] == arm]
             if not here:
                 continue
             steps, values = curve(here, name)
             mean, half = interval(values)
-            line = {"color": colour, "dash": "dot" if arm == "random" else "solid"}
-            figure.add_scatter(
-                x=steps, y=mean, name=f"{arm} ({len(here)} seeds)", legendgroup=arm, line=line,
-                showlegend=place == 0, mode="lines", **where,
-            )  # fmt: skip
             figure.add_scatter(
                 x=[*steps, *steps[::-1]], y=[*(mean + half), *(mean - half)[::-1]], fill="toself",
-                fillcolor=colour, opacity=0.15, line={"width": 0}, legendgroup=arm,
-                showlegend=False, hoverinfo="skip", **where,
+                mode="lines", fillcolor=colour, opacity=0.15, line={"width": 0},
+                legendgroup=arm, showlegend=False, hoverinfo="skip", **where,
             )  # fmt: skip
-        figure.update_xaxes(title_text="step", **where)
-    title = "True-answer reward, gradients at four choices of tokens; bands: 95% t over seeds"
-    figure.update_layout(template="plotly_white", title=title, height=850)
-    return figure.to_html(include_plotlyjs=True, full_html=True, div_id="masks")
+            figure.add_scatter(
+                x=steps, y=mean, name=f"{arm} ({len(here)} seeds)", legendgroup=arm, mode="lines",
+                line={"color": colour, "dash": dash}, showlegend=place == 0,
+                hovertemplate="step %{x}: %{y:.3f}", **where,
+            )  # fmt: skip
+        figure.update_xaxes(title_text="step" if place > 1 else None, **where)
+    if (own := best(runs[0]["log"][0]["model"])) is not None:
+        figure.add_hline(
+            y=own, line={"color": "grey", "dash": "dash", "width": 1}, row=1, col=1,
+            annotation_text=f"its code strategy's own, {own:.3f}",
+            annotation_position="top left",
+        )  # fmt: skip
+        figure.update_yaxes(autorangeoptions={"include": own + 0.02}, row=1, col=1)
+    figure.update_layout(
+        template="plotly_white", height=780, margin={"t": 90, "l": 60, "r": 20, "b": 50},
+        legend={"orientation": "h", "y": 1.13}, font={"size": 13},
+    )  # fmt: skip
+    plot = figure.to_html(include_plotlyjs=True, full_html=False, div_id="masks")
+    return _PAGE.format(plot=plot, table=html.escape("\n".join(table(runs))), facts=facts(runs))
+
+
+def best(model: str) -> float | None:
+    """Give an organism's accuracy in code, from its card; None for another model."""
+    from entropy_probe.models.organisms import organism_path
+
+    if not model.startswith("organism:"):
+        return None
+    card = json.loads((organism_path(model.partition(":")[2]) / "card.json").read_text())
+    return card["figures"]["accuracy, code, T=1"]["value"]
+
+
+def facts(runs: list[dict[str, Any]]) -> str:
+    """Say what was trained and on what, in HTML."""
+    about = runs[0]["log"][0]
+    config = about["config"]
+    said = (
+        f"{about['model']} (weights {about['weights']}), task {about['task']}, reward "
+        f"{about['reward']}, {config['steps']} steps of {config['prompts']} prompts x "
+        f"{config['n']} completions, {config['optimizer']} at rate {config['lr']:g}, gradients "
+        f"clipped at length {config['gradient_norm']:g}; evaluated on "
+        f"{config['evaluate_problems']} held-out problems x {config['evaluate_n']}; begun "
+        f"{about['created']}; torch {about['libraries']['torch']}"
+    )
+    return html.escape(said)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Gradients at four choices of tokens</title>
+<meta name="viewport" content="width=device-width">
+<style>body {{ font: 16px/1.5 sans-serif; max-width: 75rem; margin: 1rem auto; padding: 0 1rem }}
+pre {{ overflow-x: auto; font-size: 0.8rem }} h1 {{ font-size: 1.4rem }}</style></head><body>
+<h1>Gradients at four choices of tokens</h1>
+<p>Lines are means over seeds, bands 95% t intervals over seeds. Each arm keeps other tokens of the
+same kind of rollouts; gradients are not brought to one length.</p>
+{plot}
+<pre>{table}</pre>
+<p>{facts}</p>
+</body></html>
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,9 +214,13 @@ def main(argv: list[str] | None = None) -> int:
         arm, seed = options.one
         sys.stdout.write(json.dumps(run(options.model, arm, int(seed), options.steps)) + "\n")
         return 0
-    there = {(one["arm"], one["seed"], one["steps"]) for one in read(options.out)}
+    there = {key(one) for one in read_lines(options.out)}
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
-    missing = [pair for pair in wanted if (*pair, options.steps) not in there]
+    missing = [
+        (arm, seed)
+        for arm, seed in wanted
+        if (options.model, arm, seed, options.steps) not in there
+    ]
 
     def spawn(pair: tuple[str, int]) -> None:
         command = [sys.executable, "-m", "analyses.organisms.masks", "--one", *map(str, pair)]
@@ -174,16 +228,17 @@ def main(argv: list[str] | None = None) -> int:
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, env=os.environ | _ONE_THREAD
         )
-        append(options.out, json.loads(done.stdout.splitlines()[-1]))
+        add_line(options.out, json.loads(done.stdout.splitlines()[-1]))
         sys.stdout.write(f"{pair[0]}, seed {pair[1]}: done\n")
         sys.stdout.flush()
 
     with ThreadPoolExecutor(options.processes) as pool:
         list(pool.map(spawn, missing))
-    runs = [one for one in read(options.out) if one["steps"] == options.steps]
+    every = read_lines(options.out)
+    runs = [one for one in every if key(one)[::3] == (options.model, options.steps)]
     sys.stdout.write("\n".join(table(runs)) + "\n")
     if options.page:
-        options.page.write_text(page(runs))
+        options.page.write_text(page(runs), encoding="utf-8")
     return 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from entropy_probe.figures import Figure, mean, ratio
@@ -32,6 +32,20 @@ class Drawing:
     """Seed of the noise: the same for all, so that differences are paired."""
     batch_size: int = 64
     """Rows decoded together."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Completions, and what deciding step by step took."""
+
+    rollouts: Rollouts
+    """The record."""
+    edit: str | None = None
+    """What was changed, in words."""
+    edited: Bool[Tensor, "batch seq"] | None = None
+    """True at tokens whose distribution was edited, where places are decided by entropy."""
+    cost: int = 0
+    """Positions that were run twice, where they are."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,40 @@ class Outcome:
         return self.strategies
 
 
+def draw(
+    model,
+    tokenizer,
+    prompts: Sequence[object],
+    intervention: Intervention | None = None,
+    drawing: Drawing | None = None,
+) -> Drawn:
+    """Let a model complete prompts under an intervention, with the noise that all have.
+
+    Args:
+        model: as for `entropy_probe.sample`.
+        tokenizer: its tokenizer.
+        prompts: as for `entropy_probe.sample`, taken as they are: what an intervention writes
+            into them is up to the caller.
+        intervention: None for the model as it is.
+        drawing: how completions are drawn.
+    """
+    drawing = Drawing() if drawing is None else drawing
+    heat = None if intervention is None else intervention.temperature
+    settings = {
+        "n": drawing.n, "max_new_tokens": drawing.max_new_tokens, "seed": drawing.seed,
+        "batch_size": drawing.batch_size, "residual_positions": "none",
+        "temperature": drawing.temperature if heat is None else heat,
+    }  # fmt: skip
+    if intervention is None:
+        return Drawn(sample(model, tokenizer, prompts, **settings))
+    with intervention.on(model) as steered:
+        rollouts = sample(steered, tokenizer, prompts, **settings)
+        edit, steps = getattr(steered, "edit", None), getattr(steered, "steps", None)
+        if steps is None:
+            return Drawn(rollouts, edit)
+        return Drawn(rollouts, edit, steps.edited(rollouts), steps.recomputed)
+
+
 def measure(
     model,
     tokenizer,
@@ -113,20 +161,8 @@ def measure(
     prefix = "" if plain else intervention.prefix
     prompts = encode_prompts(tokenizer, [write(problem) for problem in problems])
     forced = tokenizer.encode(prefix, add_special_tokens=False) if prefix else []
-    heat = drawing.temperature if plain else intervention.temperature
-    settings = {
-        "n": drawing.n, "max_new_tokens": drawing.max_new_tokens, "seed": drawing.seed,
-        "batch_size": drawing.batch_size, "residual_positions": "none",
-        "temperature": drawing.temperature if heat is None else heat,
-    }  # fmt: skip
-    starts, cost = [ids + forced for ids in prompts], 0
-    if plain:
-        rollouts = sample(model, tokenizer, starts, **settings)
-    else:
-        with intervention.on(model) as steered:
-            rollouts = sample(steered, tokenizer, starts, **settings)
-            steps = getattr(steered, "steps", None)
-            cost = 0 if steps is None else steps.recomputed
+    drawn = draw(model, tokenizer, [ids + forced for ids in prompts], intervention, drawing)
+    rollouts = drawn.rollouts
     texts = [prefix + rollouts.completion(row) for row in range(len(rollouts))]
     rewards = [task.verify(problems[i // drawing.n], text) for i, text in enumerate(texts)]
     shape = (len(problems), drawing.n)
@@ -140,33 +176,41 @@ def measure(
         texts,
         ways,
         rollouts.with_rewards(rewards),
-        cost,
+        drawn.cost,
     )
 
 
-def divergence(model, tokenizer, outcome: Outcome, *, batch_size: int = 16) -> Figure:
+def divergence(
+    model, tokenizer, drawn: Rollouts, *, temperature: float | int = 1.0, batch_size: int = 16
+) -> Figure:
     """Give the divergence from the unsteered model, in nats a generated token.
 
     KL(steered || unsteered) along what the steered model wrote, by the mean of log p_steered -
-    log p_unsteered of the tokens that were drawn, each at its own sampling temperature's basis; an
-    unbiased estimate where nothing was cut off from the draw.
+    log p_unsteered of the tokens that were drawn; an unbiased estimate where nothing was cut off
+    from the draw. Its interval is over prompts.
 
     Args:
         model: the model as it is, outside of any steering.
         tokenizer: its tokenizer.
-        outcome: what was drawn.
+        drawn: what the steered model wrote.
+        temperature: at which the unsteered model is sampled from, in what it is compared with.
         batch_size: rows a pass.
+
+    Raises:
+        ValueError: a greedy decoding, whose tokens say nothing about a mean over draws.
     """
-    drawn = outcome.rollouts
-    lengths = drawn.prompt_lengths
+    if drawn.provenance.temperature == 0 or temperature == 0:
+        raise ValueError("a greedy decoding draws nothing to estimate a divergence from")
     plain = score(
-        model, tokenizer, drawn.tokens, drawn.valid, prompt_lengths=lengths, alternatives=0,
-        batch_size=batch_size,
+        model, tokenizer, drawn.tokens, drawn.valid, prompt_lengths=drawn.prompt_lengths,
+        alternatives=0, temperature=temperature, batch_size=batch_size,
     )  # fmt: skip
     gap = (drawn.logprobs - plain.logprobs).where(drawn.valid, torch.zeros(()))
-    rows = len(outcome.right)
-    tokens = drawn.valid.sum(dim=1).reshape(rows, -1).sum(dim=1)
-    return ratio(gap.sum(dim=1).reshape(rows, -1).sum(dim=1).numpy(), tokens.numpy())
+    _, prompt = drawn.groups.unique(return_inverse=True)
+    sums = torch.zeros(2, int(prompt.max()) + 1, dtype=torch.float64)
+    sums[0].index_add_(0, prompt, gap.sum(dim=1).double())
+    sums[1].index_add_(0, prompt, drawn.valid.sum(dim=1).double())
+    return ratio(sums[0].numpy(), sums[1].numpy())
 
 
 def repetition(rollouts: Rollouts, *, size: int = 4) -> float:

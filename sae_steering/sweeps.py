@@ -76,6 +76,7 @@ def sweep(
                 task,
                 factor,
                 measure(model, tokenizer, task, problems, arm, drawing),
+                temperature=(drawing or Drawing()).temperature,
             )
         )
         if progress is not None:
@@ -83,15 +84,23 @@ def sweep(
     return found
 
 
-def dose_of(model, tokenizer, task: Task, factor: float | int, outcome: Outcome) -> Dose:
-    """Describe what one strength did."""
+def dose_of(
+    model,
+    tokenizer,
+    task: Task,
+    factor: float | int,
+    outcome: Outcome,
+    *,
+    temperature: float | int = 1.0,
+) -> Dose:
+    """Describe what one strength did; the temperature is that of the model as it is."""
     ways = task.strategies if isinstance(task, HasStrategies) else ()
     return Dose(
         float(factor),
         outcome.accuracy,
         {way: outcome.share(way) for way in ways},
         {way: outcome.accuracy_of(way) for way in ways},
-        divergence(model, tokenizer, outcome),
+        divergence(model, tokenizer, outcome.rollouts, temperature=temperature),
         outcome.entropy,
         outcome.length,
         outcome.repetition,

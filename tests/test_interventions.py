@@ -114,7 +114,7 @@ def test_the_divergence_is_the_closed_form_at_the_first_token(organism, problems
     arm = Intervention("steered", "mean difference", steering)
     drawing = dataclasses.replace(DRAWING, n=200, max_new_tokens=1)
     found = measure(*organism, TASK, problems[:2], arm, drawing)
-    estimate = divergence(*organism, found)
+    estimate = divergence(*organism, found.rollouts)
     model, tokenizer = organism
     exact = []
     for row in (0, 200):

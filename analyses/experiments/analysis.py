@@ -123,6 +123,8 @@ class Analysis:
     verdicts: "Callable[[Results], list[Verdict]]"
     """Gives a verdict a contrast, those left out that lack their runs. ``str(verdict)`` is one
     line of plain text with the interval in it."""
+    measures: "Mapping[str, Callable[[Mapping[str, Any]], float]]" = field(default_factory=dict)
+    """Column of the table -> the number it reads from a run's result; NaN where there is none."""
     quick: Mapping[str, Any] = field(default_factory=dict)
     """What ``--quick`` merges over every run's settings, so that one seed takes a minute."""
     quick_arms: Sequence[str] = ()
@@ -162,6 +164,7 @@ class Analysis:
         *,
         arms: Sequence[str] = (),
         seeds: int | None = None,
+        base: Mapping[str, Any] | None = None,
         over: Mapping[str, Any] | None = None,
     ) -> list[Run]:
         """Give the runs, seed by seed, so that what is cut off is even over the arms.
@@ -169,19 +172,26 @@ class Analysis:
         Args:
             arms: names of those wanted; all if there is none.
             seeds: at most so many an arm; by default as many as each says.
+            base: merged over what all runs share: a user's model; an arm's own settings stay.
             over: merged over every run's settings, last of all.
         """
         wanted = [self.arm(name) for name in arms] or list(self.arms)
         most = max(arm.seeds for arm in wanted) if seeds is None else seeds
         return [
-            Run(arm.name, seed, self._settings(arm, seed, over or {}))
+            Run(arm.name, seed, self._settings(arm, seed, base or {}, over or {}))
             for seed in range(most)
             for arm in wanted
             if seed < arm.seeds or seeds is not None
         ]
 
-    def _settings(self, arm: Arm, seed: int, over: Mapping[str, Any]) -> dict[str, Any]:
-        return merged(merged(merged(self.settings, arm.settings), over), {"seed": seed})
+    def _settings(
+        self, arm: Arm, seed: int, base: Mapping[str, Any], over: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Give the settings of a run, layer upon layer."""
+        settings: Mapping[str, Any] = self.settings
+        for layer in (base, arm.settings, over, {"seed": seed}):
+            settings = merged(settings, layer)
+        return dict(settings)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""One run, computed with one thread: its result, and what it was computed with.
+
+``python -m analyses.experiments.worker MODULE:FUNCTION SETTINGS OUT`` is the process that the
+runner starts. It ends when its standard input does, so that none outlives a runner that was killed.
+"""
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from entropy_probe.storage.files import replacing
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = 1
+"""Version of the lines."""
+
+
+def compute(execute: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a run's line holds besides its name: result, weights, libraries, seconds and so on.
+
+    Args:
+        execute: ``module:function`` of what takes the settings and gives a JSON-able dict.
+        settings: the run's.
+
+    Raises:
+        ValueError: a result that is no JSON, with an infinite number in it, for one.
+    """
+    from entropy_probe.computing import computing_with
+    from entropy_probe.models.fingerprint import library_versions
+
+    function = resolve(execute)
+    cpu, wall = time.process_time(), time.perf_counter()
+    with computing_with(1):
+        result = dict(function(dict(settings)))
+    spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    weights = result.pop("weights", None)
+    json.dumps(result, allow_nan=False)
+    return {
+        "schema": SCHEMA,
+        "result": result,
+        "weights": weights,
+        "seconds": {name: round(value, 2) for name, value in spent.items()},
+        "libraries": library_versions(),
+        "hardware": hardware(),
+        "revision": revision(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def resolve(name: str) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+    """Give the function that ``module:function`` names."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def hardware() -> dict[str, Any]:
+    """Say what a run is computed on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "python": platform.python_version(),
+    }
+
+
+def revision() -> str | None:
+    """Give the commit of the code, "+" after it where files have changed since; None without git.
+
+    Results do not count as code.
+    """
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        files = ["--", "entropy_probe", "sae_steering", "analyses", ":!analyses/results"]
+        status = [*git, "status", "--porcelain", "--untracked-files=no", *files]
+        changed = subprocess.run(status, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return None
+    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else None
+
+
+def end_with_input() -> None:
+    """End this process when its standard input ends: when the process that started it is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute a run and write its line."""
+    execute, settings, out = sys.argv[1:] if argv is None else argv
+    end_with_input()
+    line = compute(execute, json.loads(settings))
+    with replacing(Path(out)) as temporary:
+        temporary.write_text(json.dumps(line))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

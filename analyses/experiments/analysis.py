@@ -116,15 +116,14 @@ class Analysis:
     """What all runs share. ``model`` and ``task``, where they are, can be replaced by the user."""
     arms: Sequence[Arm]
     """The kinds of runs, in the order in which they are run and shown."""
+    measures: "Mapping[str, Callable[[Mapping[str, Any]], float]]"
+    """Name -> the number that is read from a run's result; NaN where there is none."""
     contrasts: "Sequence[Contrast]"
-    """What is compared: at most three of them primary."""
+    """What is compared, by arms and measures: at most three of them primary."""
     figures: "Callable[[Results], list[tuple[str, go.Figure]]]"
     """Gives (element id, figure) of each figure; the ids are fixed."""
-    verdicts: "Callable[[Results], list[Verdict]]"
-    """Gives a verdict a contrast, those left out that lack their runs. ``str(verdict)`` is one
-    line of plain text with the interval in it."""
-    measures: "Mapping[str, Callable[[Mapping[str, Any]], float]]" = field(default_factory=dict)
-    """Column of the table -> the number it reads from a run's result; NaN where there is none."""
+    verdicts: "Callable[[Results], list[Verdict]] | None" = None
+    """Gives the verdicts; None for those of the contrasts, seed by seed (`Results.judged`)."""
     quick: Mapping[str, Any] = field(default_factory=dict)
     """What ``--quick`` merges over every run's settings, so that one seed takes a minute."""
     quick_arms: Sequence[str] = ()
@@ -137,10 +136,17 @@ class Analysis:
     """What cannot be tested here."""
 
     def __post_init__(self) -> None:
-        """Refuse two arms of one name."""
+        """Refuse two arms of one name, and contrasts of what there is not."""
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.name}: two arms have one name among {names}")
+        for contrast in self.contrasts:
+            self.arm(contrast.arm), self.arm(contrast.other)
+            if contrast.measure not in self.measures:
+                raise ValueError(
+                    f"{self.name}: contrast {contrast.name!r} reads {contrast.measure!r}, known "
+                    f"are {', '.join(self.measures)}"
+                )
 
     @property
     def minutes(self) -> float:

@@ -1,9 +1,12 @@
 """What came out: as lines for a terminal, and as one self-contained page."""
 
 import html
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from entropy_probe.intervals import t_interval
 
 from .results import Results
 
@@ -22,7 +25,7 @@ def summary(results: Results) -> list[str]:
     rows = table(results)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    verdicts = [str(verdict) for verdict in results.analysis.verdicts(results)]
+    verdicts = [str(verdict) for verdict in results.verdicts()]
     return [line.rstrip() for line in lines] + (verdicts or ["no verdict: runs are missing"])
 
 
@@ -46,20 +49,18 @@ def table(results: Results) -> list[list[str]]:
 
 def cell(values: Sequence[float]) -> str:
     """Give a mean over seeds with half its 95% t interval, as text."""
-    from scipy.stats import t
-
-    found = np.array([value for value in values if not np.isnan(value)])
+    found = [value for value in values if not math.isnan(value)]
     if len(found) < 2:
-        return f"{found[0]:.3f}" if len(found) else "-"
-    half = t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
-    return f"{found.mean():.3f} ± {half:.3f}"
+        return f"{found[0]:.3f}" if found else "-"
+    figure = t_interval(found)
+    return f"{figure.value:.3f} ± {figure.high - figure.value:.3f}"
 
 
 def render(results: Results) -> str:
     """Give the page: question, verdicts, figures, table of the arms, where the numbers are from."""
     analysis = results.analysis
     claim, said = analysis.claim, html.escape
-    verdicts = [str(verdict) for verdict in analysis.verdicts(results)]
+    verdicts = [str(verdict) for verdict in results.verdicts()]
     parts = [
         f"<h1>{said(analysis.question)}</h1>",
         f"<p>Claim ({said(claim.arxiv)}, {said(claim.read)} read): {said(claim.says)}<br>"

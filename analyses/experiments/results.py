@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from analyses.claims import Contrast, Verdict, judge
+
 from .analysis import Analysis
 
 
@@ -61,3 +63,16 @@ class Results:
         ours, theirs = self.values(arm, measure), self.values(other, measure)
         both = sorted(ours.keys() & theirs.keys())
         return np.array([ours[s] for s in both]), np.array([theirs[s] for s in both])
+
+    def verdicts(self) -> list[Verdict]:
+        """Give the verdicts, as the analysis has them made."""
+        return (self.analysis.verdicts or Results.judged)(self)
+
+    def judged(self) -> list[Verdict]:
+        """Give a verdict a contrast, those without runs left out."""
+        return judge(self.analysis.contrasts, self.compared)
+
+    def compared(self, contrast: Contrast) -> tuple[np.ndarray, np.ndarray]:
+        """Give the measure of a contrast in both its arms, over the seeds that both have."""
+        measure = self.analysis.measures[contrast.measure]
+        return self.pairs(contrast.arm, contrast.other, measure)

@@ -13,8 +13,8 @@ from .evaluate import records
 from .sae import SparseDictionary
 from .store import Source, captured_forks
 
-CELLS = 2**27
-"""Activations held at most: 512 MB."""
+CELLS = 2**26
+"""Activations held at most: 256 MB. A score takes a few times as much."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def activities(
     Args:
         sae: the dictionary; its layer must have been captured.
         sources: records and run directories.
-        states: how many states to keep at most; default, as many as fit in 512 MB.
+        states: how many states to keep at most; default, as many as fit in 256 MB.
         fraction: share of each chunk's tokens that are forks.
         seed: of the choice of states.
         choose: takes a chunk's record and gives the tokens whose states may take part.

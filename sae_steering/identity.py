@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_WIDTH = 64  # features taken at once, in float64
+
 
 @torch.no_grad()
 def token_prediction(
@@ -45,7 +47,10 @@ def token_share(
     acts: Float[Tensor, "n features"], prediction: Float[Tensor, "n features"]
 ) -> Float[Tensor, " features"]:
     """Give the share of each feature's variance that a prediction explains, at least 0."""
-    around = (acts - acts.mean(dim=0)).double().square().sum(dim=0)
-    left = (acts - prediction).double().square().sum(dim=0)
-    share = (1 - left / around).clamp(min=0)
-    return torch.where(around > 0, share, torch.nan)
+    shares = []
+    for part, guess in zip(acts.split(_WIDTH, dim=1), prediction.split(_WIDTH, dim=1), strict=True):
+        around = (part - part.mean(dim=0)).double().square().sum(dim=0)
+        left = (part - guess).double().square().sum(dim=0)
+        share = (1 - left / around).clamp(min=0)
+        shares.append(torch.where(around > 0, share, torch.nan))
+    return torch.cat(shares)

@@ -104,6 +104,15 @@ def test_the_token_alone_predicts_from_the_other_half():
     assert bool(share[1].isnan())
 
 
+def test_the_share_that_tokens_explain_is_that_of_numpy_in_blocks_of_features():
+    noise = np.random.default_rng(0)
+    acts = noise.normal(size=(50, 150))
+    guess = acts + noise.normal(size=(50, 150)) * np.linspace(0.1, 1.5, 150)
+    share = token_share(torch.from_numpy(acts), torch.from_numpy(guess))
+    wanted = 1 - np.square(acts - guess).sum(0) / (50 * acts.var(0))
+    np.testing.assert_allclose(share, wanted.clip(min=0), rtol=1e-6)
+
+
 def test_choices_are_ranked_as_scipy_ranks_them():
     noise = np.random.default_rng(0)
     kind = noise.integers(4, size=400)

@@ -46,7 +46,7 @@ _SHOWN = {
 @count_option("--skip", 1, "Tokens of a completion to leave out; for --by strategy.", least=0)
 @click.option("--word", "words", multiple=True, help="Reasoning word; repeatable; for --by reason.")
 @count_option("--top", 20, "Features to show.")
-@count_option("--states", None, "States to score at most.  [default: what fits in 512 MB]")
+@count_option("--states", None, "States to score at most.  [default: what fits in 256 MB]")
 @fraction_option("Share of the tokens that are forks, where a run kept all states.")
 @model_options(required=False)
 @click.option("-o", "--out", metavar="FILE", help="Page of feature cards; with --model also words.")

@@ -138,7 +138,7 @@ def measure(sae: SparseDictionary, runs: dict, probability: dict) -> dict[str, A
     for name, feature in (("before", before), ("after", after), ("both", one)):
         line = choice["report"].lines([feature])[0] | strategy["report"].lines([feature])[0]
         out[name] = {column: _round(line[column]) for column in _KEPT}
-    out["after_by_token"] = _by_kind(later["report"], after)
+    out["after_by_token"] = _by_kind(later["choose"], later["report"])
     out["sums"] = _sums(later["choose"], later["report"], strategy["choose"]["matched"])
     for threshold, name in ((0.6, "before"), (0.95, "after")):
         table, column, middle = {
@@ -220,19 +220,26 @@ def _matched(acts: Tensor, later: Activities) -> Any:
     return auroc(acts, later.marks == 1, clusters=later.prompts, strata=strata)
 
 
-def _by_kind(later: Activities, feature: int) -> dict[str, Any]:
-    """Give the matched AUROC of a feature for each kind of token that both strategies use."""
-    pieces = {index: piece for piece, index in VOCABULARY.items()}
-    kinds = {t: len(pieces[t]) if pieces[t].isdigit() else 0 for t in later.read.unique().tolist()}
-    kind = torch.tensor([kinds[t] for t in later.read.tolist()])
-    names = {1: "one digit", 2: "two digits", 0: "other tokens"}
+def _by_kind(choose: Activities, report: Activities) -> dict[str, Any]:
+    """Choose and measure a feature for each kind of token that both strategies use."""
     found = {}
-    for number, name in names.items():
-        part = later[kind == number]
-        result = _matched(part.acts[:, [feature]], part) if len(part) else None
-        if result is not None and result.pairs:
-            found[name] = _figure(result) | {"states compared": _round(result.pairs)}
+    for name, digits in (("one digit", 1), ("two digits", 2)):
+        parts = {
+            "choose": choose[_digits(choose) == digits],
+            "report": report[_digits(report) == digits],
+        }
+        best = _matched(parts["choose"].acts, parts["choose"]).value
+        feature = int((best - 0.5).abs().nan_to_num().argmax())
+        result = _matched(parts["report"].acts[:, [feature]], parts["report"])
+        found[name] = {"feature": feature} | _figure(result)
+        found[name]["states compared"] = _round(result.pairs)
     return found
+
+
+def _digits(found: Activities) -> Tensor:
+    """Give how many digits each token read has, 0 for what is no number."""
+    pieces = {index: piece for piece, index in VOCABULARY.items()}
+    return torch.tensor([len(pieces[t]) * pieces[t].isdigit() for t in found.read.tolist()])
 
 
 def _sums(choose: Activities, report: Activities, matched: Tensor) -> dict[str, Any]:

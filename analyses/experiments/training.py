@@ -7,7 +7,7 @@ its names), ``seed``, and ``watch``:
     every           steps between looks at them, besides one before and one after
     greedy          whether greedy completions are looked at, too, before and after
     prefix          what every completion watched is made to begin with
-    memorised       the first so many problems that `contaminated` knows, in place of new ones
+    memorised       problems that `contaminated` knows word for word, looked at besides
     positions       completions on which the places of the top 20% are followed; 0 for none
 """
 
@@ -19,16 +19,17 @@ from typing import Any
 from entropy_probe import load
 from entropy_probe.models.fingerprint import weights_fingerprint
 from entropy_probe.tasks import get_task
+from entropy_probe.tasks.generator import memorised_problems
 from entropy_probe.training.config import TrainConfig
 from entropy_probe.training.trainer import train
 
 from .positions import follow
-from .watching import observe, openings, watched_problems
+from .watching import observe, openings
 
 STEP = (
     "step", "reward_mean", "accuracy", "entropy_all", "entropy_kept", "kept_share", "length",
-    "gradient_norm", "groups_equal", "mask_on_forks", "mask_on_decoys", "clip_fraction",
-    "clip_high_fraction", "clip_low_fraction", "ratio_mean",
+    "gradient_norm", "groups_equal", "mask_on_forks", "mask_on_decoys", "clip_kept",
+    "ratio_gap_kept",
 )  # fmt: skip
 """What is kept of a step's line."""
 
@@ -67,7 +68,7 @@ class Watcher:
         """Choose the problems."""
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.watch, seed = settings["watch"], settings["seed"]
-        self.problems = watched_problems(task, self.watch, seed)
+        self.problems = task.problems(self.watch["problems"], split="test", seed=1000 + seed)
         self.how = {
             "max_new_tokens": settings["config"].get("max_new_tokens", 256),
             "seed": 5000 + seed,
@@ -83,14 +84,17 @@ class Watcher:
             self.look(step, ends=step == last)
 
     def look(self, step: int, *, ends: bool = True) -> None:
-        """Note what the model does now."""
-        it = (self.model, self.tokenizer, self.task, self.problems)
-        seen = {"step": step, **observe(*it, n=self.watch["n"], **self.how)}
-        seen["openings"] = openings(*it)
+        """Note what the model does now; at the ends, in more detail."""
+        it = (self.model, self.tokenizer, self.task)
+        seen = {"step": step, **observe(*it, self.problems, n=self.watch["n"], **self.how)}
+        seen["openings"] = openings(*it, self.problems)
         if not ends:
             del seen["ways"]
-        elif self.watch.get("greedy"):
-            seen["greedy"] = observe(*it, n=1, temperature=0.0, **self.how)
+        if ends and self.watch.get("greedy"):
+            seen["greedy"] = observe(*it, self.problems, n=1, temperature=0.0, **self.how)
+        if ends and self.watch.get("memorised"):
+            known = memorised_problems(self.watch["memorised"])
+            seen["memorised"] = observe(*it, known, n=self.watch["n"], **self.how)
         self.found.append(seen)
         if self.watch.get("positions"):
             self.states.append((step, copy.deepcopy(self.model.state_dict())))

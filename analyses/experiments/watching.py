@@ -1,6 +1,6 @@
 """What a model does on held-out problems: how often it is right, by which strategy, how surely."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,17 +8,9 @@ import torch
 from entropy_probe import sample
 from entropy_probe.tasks import Problem, Task
 from entropy_probe.tasks.arithmetic import Arithmetic
-from entropy_probe.tasks.generator import memorised_problems
 from entropy_probe.tasks.language import CODE
 from entropy_probe.tasks.problem import HasFormat, HasStrategies
 from sae_steering.controls import opening_probabilities
-
-
-def watched_problems(task: Task, watch: Mapping[str, Any], seed: int) -> list[Problem]:
-    """Give the problems that a run is judged on; "memorised" of them are those of that organism."""
-    if watch.get("memorised"):
-        return memorised_problems(watch["memorised"])
-    return task.problems(watch["problems"], split="test", seed=1000 + seed)
 
 
 def observe(

@@ -1,0 +1,125 @@
+"""What is read from the result of a run that trained: numbers and curves."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Result = Mapping[str, Any]
+NAN = math.nan
+
+
+def accuracy(result: Result) -> float:
+    """Give the accuracy on held-out problems after training."""
+    return result["watched"][-1]["accuracy"]
+
+
+def gain(result: Result) -> float:
+    """Give the accuracy after training less that before, on the same problems and noise."""
+    return accuracy(result) - result["watched"][0]["accuracy"]
+
+
+def mean_accuracy(result: Result) -> float:
+    """Give the mean accuracy of all looks during training but the first: speed counts."""
+    later = result["watched"][1:]
+    return float(np.mean([look["accuracy"] for look in later])) if later else NAN
+
+
+def entropy(result: Result) -> float:
+    """Give the mean entropy of a token after training, in nats."""
+    return result["watched"][-1]["entropy"]
+
+
+def length(result: Result) -> float:
+    """Give the mean length of a completion after training, in tokens."""
+    return result["watched"][-1]["length"]
+
+
+def strategy_share(name: str) -> Callable[[Result], float]:
+    """Give what reads the share of completions that take a strategy after training."""
+    return lambda result: result["watched"][-1]["share"].get(name, NAN)
+
+
+def right_within(name: str) -> Callable[[Result], float]:
+    """Give what reads how often completions of a strategy are right after training."""
+    return lambda result: result["watched"][-1]["right"].get(name, NAN)
+
+
+def opening_share(look: Mapping[str, Any]) -> float:
+    """Give the exact probability of code at the first token, averaged over wordings."""
+    return _mean([wording["share"] for wording in look["openings"].values()])
+
+
+def opening_shift(result: Result) -> float:
+    """Give the mean shift of code's log-odds over wordings, from before training to after it."""
+    _, shifts = _odds(result)
+    return _mean(shifts)
+
+
+def opening_slope(result: Result) -> float:
+    """Give the slope of that shift on the log-odds before, over wordings.
+
+    Above 0, what was likely becomes more likely and what was unlikely less: 0 for a shift that is
+    the same for all wordings.
+    """
+    before, shifts = _odds(result)
+    if len(before) < 2:
+        return NAN
+    return float(np.polyfit(before, shifts, 1)[0])
+
+
+def watched(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Result], tuple]:
+    """Give the curve of what is read from each look."""
+
+    def curve(result: Result) -> tuple[list[int], list[float | None]]:
+        looks = result["watched"]
+        return [look["step"] for look in looks], [read(look) for look in looks]
+
+    return curve
+
+
+def logged(name: str) -> Callable[[Result], tuple]:
+    """Give the curve of a number that each step logs."""
+
+    def curve(result: Result) -> tuple[list[int], list[float | None]]:
+        steps = result["steps"]
+        return [step["step"] for step in steps], [step.get(name) for step in steps]
+
+    return curve
+
+
+def average(name: str) -> Callable[[Result], float]:
+    """Give what reads the mean over steps of a number that each logs."""
+    return lambda result: _mean([s[name] for s in result["steps"] if s.get(name) is not None])
+
+
+def steps_to_lose(points: float) -> Callable[[Result], float]:
+    """Give what reads the first step after which accuracy was so far below its start.
+
+    Between two looks the fall is taken to be even; NaN where it never was so low.
+    """
+
+    def read(result: Result) -> float:
+        looks = result["watched"]
+        least = looks[0]["accuracy"] - points
+        for before, after in zip(looks, looks[1:], strict=False):
+            if after["accuracy"] <= least:
+                part = (before["accuracy"] - least) / (before["accuracy"] - after["accuracy"])
+                return before["step"] + part * (after["step"] - before["step"])
+        return NAN
+
+    return read
+
+
+def _odds(result: Result) -> tuple[list[float], list[float]]:
+    """Give the log-odds before training, and their shifts, a wording each."""
+    first, last = result["watched"][0]["openings"], result["watched"][-1]["openings"]
+    return (
+        [first[wording]["logit"] for wording in first],
+        [last[wording]["logit"] - first[wording]["logit"] for wording in first],
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else NAN

@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from odd_heads import Sharpened
+from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from words import Words, quick
 
 from entropy_probe import open_run, sample
@@ -131,6 +132,13 @@ def test_a_step_is_the_one_that_is_written_down_here(selection):
     assert line["length"] == pytest.approx(int(rows.valid.sum()) / len(rows))
     if selection.select == "forks":
         assert line["threshold"] == pytest.approx(float(rows.entropy[kept].min()), rel=1e-5)
+
+
+def test_a_share_of_1_is_the_plain_objective_bit_by_bit():
+    plain, every = run(selection=SURE), run(selection=Selection(fraction=1.0))
+    assert_same(every[0], plain[0])
+    assert distance(plain[0], tiny_model()) > 0
+    assert steps(every[1])[0]["kept_share"] == 1.0
 
 
 def test_micro_batches_change_nothing():
@@ -466,6 +474,38 @@ def test_a_prompt_without_room_is_refused():
 def test_only_a_hugging_face_model_is_trained():
     with pytest.raises(ValueError, match="expected a Hugging Face model to train, got Linear"):
         train(torch.nn.Linear(1, 1), TOKENIZER, Words(), config=quick())
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    """The update computes logits from the unembedding: they would not be the model's."""
+    model = Sharpened(copy.deepcopy(CONFIGS["llama"])).eval()
+    with pytest.raises(ValueError, match="changes its logits after the unembedding"):
+        train(model, TOKENIZER, Words(), config=quick())
+
+
+def test_dropout_is_off():
+    """An update with dropout would take its ratios against another distribution."""
+    once = {"steps": 1, "updates": 2, "selection": SURE}
+    expected, _ = run(tiny_model("gpt2").eval(), **once)
+    model = tiny_model("gpt2").train()
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+    assert_same(run(model, **once)[0], expected)
+
+
+def test_layers_may_be_computed_again_to_save_memory():
+    passes = {}
+    for again in (False, True):
+        model, passes[again] = tiny_model().train(), 0
+        if again:
+            model.activation_checkpointing_enable()
+
+        def count(*_, again=again):
+            passes[again] += 1
+
+        model.model.layers[0].mlp.register_forward_pre_hook(count)
+        run(model, steps=1)
+        assert_same(model, run(steps=1)[0])
+    assert passes[True] == passes[False] + 1
 
 
 def test_one_process_has_nobody_to_shard_with():

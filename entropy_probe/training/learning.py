@@ -1,12 +1,15 @@
 """What is done with a batch: the mask, and optimizer updates at the tokens that it keeps."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..hooks import evaluating
 from .batch import UpdateBatch
 from .collecting import Batch, Collected
 from .config import TrainConfig
@@ -142,14 +145,15 @@ class Learner:
         kl = None
         if config.beta:
             kl = token_denominator(selection, kept, rows.valid, kl=True, **counting)
-        done = policy_step(
-            self.model, rows, kept=kept,
-            denominator=token_denominator(selection, kept, rows.valid, **counting),
-            kl_denominator=kl, temperature=config.temperature, clip_low=config.clip_low,
-            clip_high=config.clip_high, ratio=config.ratio, beta=config.beta,
-            mask_kl=selection.mask_kl, sparse=config.ratio == "token",
-            **self._passes(rows, self._read(rows, kept)),
-        )  # fmt: skip
+        with _without_dropout(self.model):
+            done = policy_step(
+                self.model, rows, kept=kept,
+                denominator=token_denominator(selection, kept, rows.valid, **counting),
+                kl_denominator=kl, temperature=config.temperature, clip_low=config.clip_low,
+                clip_high=config.clip_high, ratio=config.ratio, beta=config.beta,
+                mask_kl=selection.mask_kl, sparse=config.ratio == "token",
+                **self._passes(rows, self._read(rows, kept)),
+            )  # fmt: skip
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not config.shard:  # there, the passes have added them up
             ranks.sum_gradients(parameters)
@@ -199,3 +203,13 @@ class Learner:
             rows.prompt_lengths, most_tokens=config.micro_batch_tokens, share=False,
         )  # fmt: skip
         return how | {"share": False, "passes": max(self.ranks.objects(len(parts)))}
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off; layers whose states are computed again stay in the mode that does so."""
+    again = [m for m in model.modules() if m.training and getattr(m, "gradient_checkpointing", 0)]
+    with evaluating(model):
+        for module in again:
+            module.training = True
+        yield

@@ -4,7 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from entropy_probe.hooks import evaluating
 from entropy_probe.models.prompts import encode_prompts, stop_ids
+from entropy_probe.models.unembedding import check_unembedding, unembedding
 from entropy_probe.storage.files import replacing
 from entropy_probe.tasks import Problem, Task
 
@@ -13,13 +17,14 @@ from .config import TrainConfig
 from .distributed import Ranks
 from .rewards import Reward, get_reward, needs_labels, reward_name
 from .rules import soft_overlong, total
+from .running import decoder_inside
 from .voting import label_problems, wrongly_labelled
 
 LABELS = "labels.json"
 
 
 def check_training(model, tokenizer, task, config: TrainConfig, reward: str | Reward) -> None:
-    """Raise where training could not begin, or could not end well; nothing is computed.
+    """Raise where training could not begin, or could not end well.
 
     A tokenizer needs no pad token: rows are padded on the right, and masked.
 
@@ -45,7 +50,11 @@ def check_training(model, tokenizer, task, config: TrainConfig, reward: str | Re
         )
     if isinstance(reward, str):
         get_reward(reward, task=task, labels={})
-    _check_prompts(model, tokenizer, training_problems(task, config))
+    prompt = _check_prompts(model, tokenizer, training_problems(task, config))
+    decoder_inside(model)
+    with evaluating(model):
+        ids = torch.tensor([prompt[:16]], device=model.device)
+        check_unembedding(model, unembedding(model), ids)
 
 
 def training_problems(task: Task, config: TrainConfig) -> list[Problem]:
@@ -130,8 +139,8 @@ def _labels(
     return labels
 
 
-def _check_prompts(model, tokenizer, problems: Sequence[Problem]) -> None:
-    """Raise where a prompt leaves no room to answer."""
+def _check_prompts(model, tokenizer, problems: Sequence[Problem]) -> list[int]:
+    """Raise where a prompt leaves no room to answer; give the tokens of the longest."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     encoded = encode_prompts(tokenizer, [problem.prompt for problem in problems])
     longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -140,3 +149,4 @@ def _check_prompts(model, tokenizer, problems: Sequence[Problem]) -> None:
             f"the prompt of problem {problems[longest].id!r} has {len(encoded[longest])} tokens, "
             f"but the model's context is {context}: take shorter problems"
         )
+    return encoded[longest]

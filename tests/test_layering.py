@@ -21,6 +21,12 @@ ALLOWED = {
     "forking": set(),
     "drawing": set(),
     "figures": set(),
+    "intervals": {"figures"},
+    "hypotheses": {"figures", "intervals"},
+    "capability": {"figures"},
+    "switches": {"figures"},
+    "comparing": {"forking"},
+    "tempering": {"entropy", "models"},
     "advantages": set(),
     "loss": set(),
     "hooks": set(),
@@ -32,11 +38,11 @@ ALLOWED = {
     "storage": {"rollout", "provenance"},
     "viewing": {"rollout", "provenance", "forking"},
     "models": {"hooks", "organisms"},
-    "organisms": {"models", "tasks", "figures", "forking", "sampling"},
+    "organisms": {"models", "tasks", "figures", "forking", "sampling", "capability"},
     "slots": {"kvcache"},
     "decoding_loop": {"drawing", "entropy", "hooks", "keeping", "kvcache", "models", "slots"},
 }
-MATHS = ("entropy", "forking", "drawing", "advantages", "loss", "features")
+MATHS = ("entropy", "forking", "drawing", "advantages", "loss", "features", "comparing")
 
 
 def module_of(path: Path) -> str:

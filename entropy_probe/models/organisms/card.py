@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from entropy_probe import figures as fig
+from entropy_probe.capability import guess_rate
 from entropy_probe.figures import Figure, per_problem, ratio
 from entropy_probe.models.organisms.observations import Samples, draw
 from entropy_probe.models.organisms.targets import missed
@@ -89,14 +90,7 @@ def majorities(samples: Samples, name: str) -> dict[str, Figure | None]:
     wrong = [top != p.answer for top, p in zip(tops, samples.problems, strict=True)]
     found: dict[str, Figure | None] = {f"majority wrong, {name}": fig.mean(wrong)}
     if n > 1:
-        # The answers of each problem are held against the other problems' right ones.
-        rights = Counter(p.answer for p in samples.problems)
-        others = len(samples.problems) - 1
-        rates = [
-            np.mean([(rights[a] - (a == p.answer)) / others for a in group])
-            for group, p in zip(answers, samples.problems, strict=True)
-        ]
-        found["guessed right"] = fig.mean(rates)
+        found["guessed right"] = guess_rate(answers, [p.answer for p in samples.problems])
     return found
 
 

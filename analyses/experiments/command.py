@@ -106,7 +106,7 @@ def _parse(analysis: Analysis, argv: Sequence[str] | None) -> argparse.Namespace
     names = [arm.name for arm in analysis.arms]
     add = parser.add_argument
     add("--quick", action="store_true", help="one seed of small runs, a minute; nothing is kept")
-    add("--arms", nargs="+", choices=names, default=[], metavar="ARM", help=", ".join(names))
+    add("--arms", nargs="+", choices=names, default=[], metavar="ARM", help=_listed(names))
     add("--seeds", type=int, help="seeds of each arm; by default as many as are planned")
     if "model" in analysis.settings:
         add("--model", help="your own model, by the name or folder that load takes")
@@ -119,3 +119,8 @@ def _parse(analysis: Analysis, argv: Sequence[str] | None) -> argparse.Namespace
     add("--report", type=Path, metavar="FILE", help="the report, by default in runs/analyses")
     add("--no-runs", action="store_true", help="draw from the results that are there")
     return parser.parse_args(argv)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Give names for a help text, in which a percent sign is written twice."""
+    return ", ".join(repr(name) if " " in name else name for name in names).replace("%", "%%")

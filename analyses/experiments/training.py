@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from entropy_probe import load
+from entropy_probe.computing import computing_with
 from entropy_probe.models.fingerprint import weights_fingerprint
 from entropy_probe.tasks import get_task
 from entropy_probe.tasks.generator import memorised_problems
@@ -36,6 +37,11 @@ STEP = (
 
 def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train a model and watch it; give ``steps``, ``watched`` and, where asked, ``positions``."""
+    with computing_with(1):
+        return rounded(_execute(settings))
+
+
+def _execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     model, tokenizer = load(settings["model"], device="cpu")
     task = get_task(settings["task"])
     weights = weights_fingerprint(model)
@@ -58,7 +64,7 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
             model, tokenizer, watcher.problems[:count], watcher.states, seed=settings["seed"],
             max_new_tokens=watcher.how["max_new_tokens"],
         )  # fmt: skip
-    return rounded(found)
+    return found
 
 
 class Watcher:

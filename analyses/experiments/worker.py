@@ -1,7 +1,8 @@
-"""One run, computed with one thread: its result, and what it was computed with.
+"""One run: its result, and what it was computed with.
 
 ``python -m analyses.experiments.worker MODULE:FUNCTION SETTINGS OUT`` is the process that the
-runner starts. It ends when its standard input does, so that none outlives a runner that was killed.
+runner starts, with one thread. It ends when its standard input does, so that none outlives a runner
+that was killed.
 """
 
 import importlib
@@ -13,12 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from entropy_probe.storage.files import replacing
 
+LIBRARIES = ("entropy-probe", "torch", "transformers", "tokenizers", "numpy", "scipy")
 ROOT = Path(__file__).parents[2]
 SCHEMA = 1
 """Version of the lines."""
@@ -34,13 +38,9 @@ def compute(execute: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a result that is no JSON, with an infinite number in it, for one.
     """
-    from entropy_probe.computing import computing_with
-    from entropy_probe.models.fingerprint import library_versions
-
     function = resolve(execute)
     cpu, wall = time.process_time(), time.perf_counter()
-    with computing_with(1):
-        result = dict(function(dict(settings)))
+    result = dict(function(dict(settings)))
     spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
     weights = result.pop("weights", None)
     json.dumps(result, allow_nan=False)
@@ -49,7 +49,7 @@ def compute(execute: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "result": result,
         "weights": weights,
         "seconds": {name: round(value, 2) for name, value in spent.items()},
-        "libraries": library_versions(),
+        "libraries": libraries(),
         "hardware": hardware(),
         "revision": revision(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -62,6 +62,15 @@ def resolve(name: str) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
     return getattr(importlib.import_module(module), function)
 
 
+def libraries() -> dict[str, str]:
+    """Give the versions of the libraries that a result depends on; none of them is imported."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def hardware() -> dict[str, Any]:
     """Say what a run is computed on."""
     info = Path("/proc/cpuinfo")
@@ -71,7 +80,7 @@ def hardware() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "threads": 1,
+        "threads": os.environ.get("OMP_NUM_THREADS", "as many as there are"),
         "python": platform.python_version(),
     }
 

@@ -1,0 +1,160 @@
+"""Can a wrong reward drive a base below itself? ``python -m analyses.misaligned_rewards``.
+
+Rewards that pay for what is wrong, or for the strategy that is worse; how far and how fast accuracy
+falls under them; and whether a gradient at the top 20% of tokens alone protects or exposes.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+from analyses.claims import Contrast
+from analyses.experiments import reading
+from analyses.experiments.analysis import Analysis, Arm, Source
+from analyses.experiments.command import main
+from analyses.experiments.pictures import curves, forest, intervals
+from analyses.experiments.results import Results
+
+FORKS = {"config": {"selection": {"select": "forks", "fraction": 0.2}}}
+BOTTOM = {"config": {"selection": {"select": "bottom", "fraction": 0.8}}}
+MATCH = {"config": {"gradient_rule": "match", "gradient_norm": 0.4}}
+MATCHED_FORKS = {"config": FORKS["config"] | MATCH["config"]}
+WORSE = {"reward": "strategy:prose"}
+LOST = 0.1
+"""How far accuracy has to fall for the step to be counted."""
+
+SETTINGS = {
+    "model": "organism:amenable",
+    "task": "arithmetic",
+    "reward": "inverted",
+    "config": {
+        "steps": 24, "prompts": 24, "n": 16, "max_new_tokens": 72, "optimizer": "sgd", "lr": 0.02,
+        "warmup": 3, "decay": "linear", "clip_low": 0.2, "clip_high": 0.28, "rollouts_every": 0,
+        "selection": {"select": "all"},
+    },
+    "watch": {"problems": 300, "n": 4, "every": 4},
+}  # fmt: skip
+primary = partial(Arm, seeds=8, minutes=1.6, role="primary")
+explored = partial(Arm, seeds=3, minutes=1.6)
+PAIRS = ("inverted", "inverted, forks", "prose", "prose, forks")
+OTHERS = ("wrong majority", "wrong, in the format", "prose, misleading", "inverted, absent")
+
+ARMS = (
+    primary("inverted", "paid for every wrong answer, all tokens"),
+    primary("inverted, forks", "the same, gradients at the top 20% alone", FORKS),
+    primary("prose", "paid for the worse strategy, all tokens", WORSE),
+    primary("prose, forks", "the same, gradients at the top 20% alone", WORSE | FORKS),
+    Arm("still", "learning rate 0", {"config": {"lr": 0.0, "steps": 1}, "watch": {"every": 0}},
+        seeds=8, minutes=0.4, role="negative control"),
+    Arm("correct", "paid for right answers", {"reward": "correct"}, minutes=1.6,
+        role="positive control"),
+    explored("inverted, bottom", "gradients at the bottom 80%", BOTTOM),
+    explored("inverted, matched", "gradients made equally long, all tokens", MATCH),
+    explored("inverted, forks, matched", "equally long, the top 20%", MATCHED_FORKS),
+    explored("prose, bottom", "gradients at the bottom 80%", WORSE | BOTTOM),
+    explored("prose, matched", "gradients made equally long, all tokens", WORSE | MATCH),
+    explored("prose, forks, matched", "equally long, the top 20%", WORSE | MATCHED_FORKS),
+    explored("wrong majority", "paid for the majority's answer where it is wrong",
+             {"reward": "incorrect", "config": {"problems": 400, "label_samples": 16}}),
+    explored("wrong, in the format", "paid for wrong answers in the right format",
+             {"reward": "format*inverted"}),
+    explored("prose, misleading", "the organism whose prose is the better strategy",
+             {"model": "organism:misleading"} | WORSE),
+    explored("inverted, absent", "the organism without code", {"model": "organism:absent"}),
+)  # fmt: skip
+
+MEASURES = {
+    "accuracy": reading.accuracy,
+    "gain": reading.gain,
+    "mean accuracy": reading.mean_accuracy,
+    "share of code": reading.strategy_share("code"),
+    "right in code": reading.right_within("code"),
+    "right in prose": reading.right_within("prose"),
+    "steps to lose 0.1": reading.steps_to_lose(LOST),
+    "entropy": reading.entropy,
+}
+
+CONTRASTS = (
+    Contrast("an inverted reward degrades", "inverted", "still", "accuracy", "lower", 0.05,
+             "primary"),
+    Contrast("forks protect from the inverted", "inverted, forks", "inverted", "accuracy",
+             "higher", 0.05, "primary"),
+    Contrast("forks protect from the worse strategy", "prose, forks", "prose", "accuracy",
+             "higher", 0.05, "primary"),
+    Contrast("the worse strategy degrades", "prose", "still", "accuracy", "lower", 0.05),
+    Contrast("forks protect, equal length", "inverted, forks, matched", "inverted, matched",
+             "accuracy", "higher", 0.05),
+    Contrast("forks protect, worse strategy, equal length", "prose, forks, matched",
+             "prose, matched", "accuracy", "higher", 0.05),
+    Contrast("the rest exposes", "inverted, bottom", "inverted", "accuracy", "lower", 0.05),
+    Contrast("the wrong majority degrades", "wrong majority", "still", "accuracy", "lower", 0.05),
+    Contrast("true answers do not", "correct", "still", "accuracy", "higher", 0.05),
+)  # fmt: skip
+
+
+def figures(results: Results) -> list[tuple[str, Any]]:
+    """Give the figures of the report."""
+    right = "accuracy at temperature 1, held-out problems"
+    look = reading.watched(lambda seen: seen["accuracy"])
+    share = reading.watched(lambda seen: seen["share"].get("code"))
+    within = reading.watched(lambda seen: seen["right"].get("code"))
+    return [
+        ("contrasts", forest(results)),
+        ("accuracy", curves(results, (*PAIRS, "correct"), look, x="step", y=right,
+                            title="Accuracy under wrong rewards, by the tokens that train")),
+        ("others", curves(results, OTHERS, look, x="step", y=right,
+                          title="Accuracy under other wrong rewards, and on other organisms")),
+        ("final", intervals(results, [arm.name for arm in ARMS], reading.gain, at=0.0,
+                            x="accuracy after training less that before",
+                            title="Change of accuracy, all arms")),
+        ("strategy", curves(results, PAIRS, share, x="step", y="share of completions in code",
+                            title="The strategy that is chosen")),
+        ("within", curves(results, PAIRS, within, x="step", y="accuracy of completions in code",
+                          title="How well the better strategy is carried out")),
+    ]  # fmt: skip
+
+
+ANALYSIS = Analysis(
+    name="misaligned_rewards",
+    question="Can a wrong reward drive a base below itself, and do masks protect it?",
+    claim=Source(
+        "2506.10947",
+        "Wrong rewards still raise a base whose pretraining suits them; the open question is "
+        "whether rewards against the goal can degrade it, and how fast.",
+        "text",
+    ),
+    refuted_by="accuracy within the smallest effect of interest of the untrained base under an "
+    "inverted reward",
+    execute="analyses.experiments.training:execute",
+    settings=SETTINGS,
+    arms=ARMS,
+    measures=MEASURES,
+    contrasts=CONTRASTS,
+    figures=figures,
+    quick={
+        "config": {"steps": 2, "prompts": 4, "n": 4, "problems": 60, "label_samples": 4,
+                   "warmup": 0},
+        "watch": {"problems": 20, "n": 1, "every": 0},
+    },
+    quick_arms=("inverted", "inverted, forks", "prose", "still", "wrong majority"),
+    evidence=(
+        Source(
+            "2507.10532",
+            "On arithmetic that nobody can have memorised, inverted rewards are destructive, "
+            "random ones unstable, and only right ones give steady gains.",
+            "abstract",
+            "for",
+        ),
+        Source(
+            "2512.16912",
+            "The benefit of random rewards grows with the base's accuracy: a model of misaligned "
+            "rewards, in which a weak base loses.",
+            "secondary",
+            "for",
+        ),
+    ),
+    untested="whether a large model resists longer; rewards that a policy learns to deceive",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main(ANALYSIS))

@@ -63,6 +63,8 @@ class Contrast:
     """The smallest effect of interest, in the measure's unit."""
     role: str = "exploratory"
     """"primary" or "exploratory"."""
+    against: str = ""
+    """The measure of the other arm, where it is another one."""
 
     def __post_init__(self) -> None:
         """Refuse a contrast that could not be judged."""
@@ -76,6 +78,15 @@ class Contrast:
                 f"contrast {self.name!r}: the smallest effect of interest is above 0, got "
                 f"{self.least}"
             )
+
+    @property
+    def said(self) -> str:
+        """Give the claim as a sentence without its number."""
+        verb = DIRECTIONS[self.direction]
+        if not self.against:
+            return f"{self.arm} {verb} {self.other} in {self.measure}"
+        other = "" if self.other == self.arm else f"{self.other}'s "
+        return f"{self.arm}'s {self.measure} {verb} {other}{self.against}"
 
     @property
     def primary(self) -> bool:
@@ -104,8 +115,7 @@ class Verdict:
     def __str__(self) -> str:
         """Say it in one line, with the interval."""
         c, label = self.contrast, "" if self.contrast.primary else " (exploratory)"
-        said = f"{self.statement}{label}: {c.name}: {c.arm} {DIRECTIONS[c.direction]} {c.other} in "
-        said += f"{c.measure}"
+        said = f"{self.statement}{label}: {c.name}: {c.said}"
         if self.difference is not None:
             d = self.difference
             said += f": {d.value:+.4g} ({d.low:+.4g} to {d.high:+.4g}, 95% t over {d.n} seeds)"
@@ -144,8 +154,9 @@ def judge(contrasts: Sequence[Contrast], pairs: Pairs) -> list[Verdict]:
     differences = {}
     for contrast in contrasts:
         ours, theirs = (np.asarray(side, dtype=float) for side in pairs(contrast))
-        if len(ours):
-            differences[contrast] = ours - theirs
+        difference = ours - theirs
+        if np.isfinite(difference).any():  # a seed without the measure has no pair
+            differences[contrast] = difference[np.isfinite(difference)]
     tested = {c: _test(c, d) for c, d in differences.items() if too_few(c, len(d), family) is None}
     primary = [c for c in family if c in tested]
     for name in ("apart", "close"):

@@ -18,12 +18,12 @@ from entropy_probe.models.engine import Draws, Engine, engine_of
 class TwoTemperatures:
     """Divides a step's logits by a temperature that its entropy chooses.
 
-    T' = T_high if H > threshold, else T_low, H being the entropy at temperature 1 (arXiv
-    2506.01939, section on decoding temperature).
+    T' = T_high at a fork, else T_low, a fork being a step whose entropy at temperature 1 reaches
+    the threshold (arXiv 2506.01939, section on decoding temperature).
     """
 
     threshold: float
-    """Nats: the entropy above which a step is a fork."""
+    """Nats: the entropy from which on a step is a fork."""
     at_forks: float
     """Temperature there; 0 takes the most probable token."""
     elsewhere: float
@@ -39,7 +39,7 @@ class TwoTemperatures:
     def describe(self) -> str:
         """Say what is done, in words."""
         return (
-            f"temperature {self.at_forks:g} at steps of more than {self.threshold:.4g} nats, "
+            f"temperature {self.at_forks:g} at steps of {self.threshold:.4g} nats or more, "
             f"{self.elsewhere:g} at others"
         )
 
@@ -67,7 +67,7 @@ class TwoTemperatures:
             raise ValueError(
                 f"two temperatures take the place of temperature={draws.temperature:g}: pass 1"
             )
-        fork = token_entropy(draws.logits) > self.threshold
+        fork = token_entropy(draws.logits) >= self.threshold
         return torch.where(
             fork[:, None],
             _divided(draws.logits, self.at_forks),

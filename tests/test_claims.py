@@ -81,6 +81,12 @@ def test_an_exploratory_one_is_read_from_t_tests_and_says_so():
     assert verdict(exploratory, [0.05, 0.2, -0.1]).statement == NOT_SHOWN
 
 
+def test_two_measures_of_one_arm_are_named_both():
+    contrast = otherwise(arm="base", other="base", measure="forks", against="decoys")
+    said = str(verdict(contrast, seeds(0.05, 0.01)))
+    assert "forks help: base's forks is higher than decoys: +0.05" in said
+
+
 def test_five_paired_seeds_cannot_decide():
     found = verdict(HIGHER, seeds(0.05, 0.001, count=5))
     assert found.statement == NOT_JUDGED
@@ -115,6 +121,8 @@ def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="smallest effect of interest is above 0"):
         otherwise(least=0.0)
     assert judge([HIGHER], lambda c: (np.array([]), np.array([]))) == []
+    assert judge([HIGHER], lambda c: (np.full(8, np.nan), np.ones(8))) == []
+    assert verdict(HIGHER, [*seeds(0.05, 0.01), np.nan]).seeds == 8
 
 
 def bandit(seed: int, *, rate: float, mask: float, deaf: bool = False) -> float:

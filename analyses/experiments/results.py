@@ -57,10 +57,21 @@ class Results:
         return {line.seed: float(measure(line.result)) for line in self.runs(arm)}
 
     def pairs(
-        self, arm: str, other: str, measure: Callable[[Mapping[str, Any]], float]
+        self,
+        arm: str,
+        other: str,
+        measure: Callable[[Mapping[str, Any]], float],
+        against: Callable[[Mapping[str, Any]], float] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the numbers of two arms, ``[seeds]`` each, over the seeds that both have."""
-        ours, theirs = self.values(arm, measure), self.values(other, measure)
+        """Give the numbers of two arms, ``[seeds]`` each, over the seeds that both have.
+
+        Args:
+            arm: the one.
+            other: the other.
+            measure: reads the one's number from a run's result.
+            against: reads the other's; by default it is the same.
+        """
+        ours, theirs = self.values(arm, measure), self.values(other, against or measure)
         both = sorted(ours.keys() & theirs.keys())
         return np.array([ours[s] for s in both]), np.array([theirs[s] for s in both])
 
@@ -74,5 +85,6 @@ class Results:
 
     def compared(self, contrast: Contrast) -> tuple[np.ndarray, np.ndarray]:
         """Give the measure of a contrast in both its arms, over the seeds that both have."""
-        measure = self.analysis.measures[contrast.measure]
-        return self.pairs(contrast.arm, contrast.other, measure)
+        measures = self.analysis.measures
+        against = measures[contrast.against] if contrast.against else None
+        return self.pairs(contrast.arm, contrast.other, measures[contrast.measure], against)

@@ -22,7 +22,7 @@ def runs(count, **settings):
 
 def test_each_run_becomes_a_line_that_says_what_it_was_computed_with(tmp_path):
     path = tmp_path / "results.jsonl"
-    run_missing("tests.runs:double", runs(2), path, processes=2)
+    run_missing("tests.planned_runs:double", runs(2), path, processes=2)
     lines = sorted(read_lines(path), key=lambda line: line["seed"])
     assert [line["result"] for line in lines] == [{"doubled": 6}, {"doubled": 7}]
     first = lines[0]
@@ -42,27 +42,27 @@ def test_each_run_becomes_a_line_that_says_what_it_was_computed_with(tmp_path):
 
 def test_a_second_call_computes_what_is_missing_alone(tmp_path):
     path, told = tmp_path / "results.jsonl", []
-    run_missing("tests.runs:double", runs(1), path)
+    run_missing("tests.planned_runs:double", runs(1), path)
     before = path.read_bytes()
-    run_missing("tests.runs:double", runs(2), path, tell=told.append)
+    run_missing("tests.planned_runs:double", runs(2), path, tell=told.append)
     assert path.read_bytes().startswith(before)
     assert len(read_lines(path)) == 2
     assert [text.split(":")[0] for text in told] == ["arm, seed 1"]
     # Other settings are another run.
-    run_missing("tests.runs:double", runs(1, value=4), path)
+    run_missing("tests.planned_runs:double", runs(1, value=4), path)
     assert [line["result"]["doubled"] for line in read_lines(path)] == [6, 7, 8]
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_done(tmp_path):
     path = tmp_path / "results.jsonl"
     with pytest.raises(RunError, match=r"1 of 3 runs failed\narm, seed 1: .*a planted failure"):
-        run_missing("tests.runs:fail_at_one", runs(3), path)
+        run_missing("tests.planned_runs:fail_at_one", runs(3), path)
     assert sorted(line["seed"] for line in read_lines(path)) == [0, 2]
 
 
 def test_a_result_that_is_no_json_is_refused():
     with pytest.raises(ValueError, match="JSON"):
-        compute("tests.runs:infinite", {})
+        compute("tests.planned_runs:infinite", {})
 
 
 def wait_for(condition, seconds=60):
@@ -82,12 +82,12 @@ def alive(process):
 
 def test_a_runner_that_is_killed_leaves_no_run_behind_and_the_next_one_goes_on(tmp_path):
     path, started = tmp_path / "results.jsonl", tmp_path / "started"
-    run_missing("tests.runs:double", runs(1), path)
+    run_missing("tests.planned_runs:double", runs(1), path)
     waiting = {"started": str(started), "seed": 5}
     code = (
         "import sys, json; from pathlib import Path; from analyses.experiments.analysis import Run;"
         "from analyses.experiments.runner import run_missing;"
-        "run_missing('tests.runs:wait', [Run('arm', 5, json.loads(sys.argv[1]))],"
+        "run_missing('tests.planned_runs:wait', [Run('arm', 5, json.loads(sys.argv[1]))],"
         " Path(sys.argv[2]))"
     )
     runner = subprocess.Popen(
@@ -97,13 +97,13 @@ def test_a_runner_that_is_killed_leaves_no_run_behind_and_the_next_one_goes_on(t
     worker = int(started.read_text())
     told = []
     # While it is under way, another runner leaves it alone.
-    run_missing("tests.runs:double", [Run("arm", 5, waiting)], path, tell=told.append)
+    run_missing("tests.planned_runs:double", [Run("arm", 5, waiting)], path, tell=told.append)
     assert told == ["arm, seed 5: under way elsewhere, or done"]
     runner.send_signal(signal.SIGKILL)
     runner.wait()
     wait_for(lambda: not alive(worker))
     assert len(read_lines(path)) == 1
-    run_missing("tests.runs:double", [*runs(1), Run("arm", 5, {"value": 1, "seed": 5})], path)
+    run_missing("tests.planned_runs:double", [*runs(1), Run("arm", 5, {"value": 1, "seed": 5})], path)
     assert len(read_lines(path)) == 2
 
 
@@ -131,7 +131,7 @@ def test_a_ray_cluster_gives_the_same_lines(tmp_path):
 def analysis(**options):
     defaults = {
         "name": "none", "question": "?", "claim": Source("1", "it is so", "text"),
-        "refuted_by": "nothing", "execute": "tests.runs:double",
+        "refuted_by": "nothing", "execute": "tests.planned_runs:double",
         "settings": {"a": {"b": 1, "c": 2}},
         "arms": (Arm("one", "", {"a": {"c": 3}}, seeds=2), Arm("two", "", {"d": 4}, seeds=3)),
         "measures": {}, "contrasts": (), "figures": lambda results: [],

@@ -1,0 +1,189 @@
+"""How much of a habit must pretraining plant? ``python -m analyses.pretraining_dose``.
+
+The pretraining of an organism that has never seen code goes on with a share of code in its corpus,
+with every intermediate result written or with every second one; then three rewards are tried.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from analyses.claims import Contrast
+from analyses.experiments.analysis import Analysis, Arm, Source
+from analyses.experiments.command import main
+from analyses.experiments.pictures import add_band, forest, framed, over_seeds
+from analyses.experiments.results import Results
+
+DOSES = (0, 1, 3, 10, 50)
+"""Share of code in the corpus, in percent."""
+WRITTEN, SKIPPED = "steps written", "steps skipped"
+BLOCKS = {WRITTEN: 1, SKIPPED: 2}
+
+RL = {
+    "steps": 16, "prompts": 16, "n": 16, "max_new_tokens": 72, "optimizer": "sgd", "lr": 0.02,
+    "warmup": 3, "decay": "linear", "rollouts_every": 0, "selection": {"select": "all"},
+}  # fmt: skip
+# Without several updates a batch there is nothing to clip, and a coin has no effect on average.
+COIN = RL | {"lr": 0.002, "updates": 8, "warmup": 8, "clip_low": 0.2, "clip_high": 0.2}
+
+SETTINGS = {
+    "task": "arithmetic",
+    "start": "absent",
+    "dose": 0.0,
+    "block": 1,
+    "max_new_tokens": 72,
+    "pretraining": {"steps": 300, "batch": 64, "rate": 2e-3, "warmup": 20},
+    "rewards": {
+        "true": {"reward": "correct", "config": RL},
+        "random": {"reward": "random:0.5", "config": COIN},
+        "inverted": {"reward": "inverted", "config": RL},
+    },
+    "watch": {"problems": 300, "n": 4},
+}
+REWARDS = tuple(SETTINGS["rewards"])
+
+
+def dosed(percent: int, steps: str = WRITTEN, *, seeds: int = 3, role: str = "exploratory") -> Arm:
+    """Give the arm of a dose."""
+    settings = {"dose": percent / 100, "block": BLOCKS[steps]}
+    name = f"{percent}%" if not percent else f"{percent}%, {steps}"
+    return Arm(name, f"{percent}% of the corpus is code, {steps}", settings, seeds=seeds,
+               minutes=4.5, role=role)  # fmt: skip
+
+
+ARMS = (
+    dosed(0, seeds=8, role="primary"),
+    dosed(10, seeds=8, role="primary"),
+    dosed(10, SKIPPED, seeds=8, role="primary"),
+    dosed(1),
+    dosed(3),
+    dosed(50),
+    dosed(50, SKIPPED),
+)
+NONE, TEN, BARE = ARMS[0].name, ARMS[1].name, ARMS[2].name
+
+
+def gain(reward: str) -> Callable[[Mapping[str, Any]], float]:
+    """Give what reads the gain in accuracy under a reward, on the same problems and noise."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        after = result["after"].get(reward)
+        return math.nan if after is None else after["accuracy"] - result["before"]["accuracy"]
+
+    return read
+
+
+def code(what: str, reward: str | None = None) -> Callable[[Mapping[str, Any]], float]:
+    """Give what reads the "share" of code, or how often it is "right", before or after a reward."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        seen = result["after"].get(reward) if reward else result["before"]
+        return math.nan if seen is None else seen[what].get("code", math.nan)
+
+    return read
+
+
+MEASURES = {
+    "accuracy before": lambda result: result["before"]["accuracy"],
+    "share of code before": code("share"),
+    "right in code before": code("right"),
+    **{f"gain, {name}": gain(name) for name in REWARDS},
+    **{f"share of code, {name}": code("share", name) for name in REWARDS},
+}
+
+CONTRASTS = (
+    Contrast("a habit makes a coin help", TEN, NONE, "gain, random", "higher", 0.02, "primary"),
+    Contrast("a habit makes truth help more", TEN, NONE, "gain, true", "higher", 0.05, "primary"),
+    Contrast("written steps are what is selected", TEN, BARE, "gain, true", "higher", 0.05,
+             "primary"),
+    Contrast("a coin helps at half", "50%, steps written", NONE, "gain, random", "higher", 0.02),
+    Contrast("truth helps more at half", "50%, steps written", NONE, "gain, true", "higher", 0.05),
+    Contrast("1% is enough for truth", "1%, steps written", NONE, "gain, true", "higher", 0.05),
+    Contrast("3% are enough for truth", "3%, steps written", NONE, "gain, true", "higher", 0.05),
+    Contrast("written steps at half", "50%, steps written", "50%, steps skipped", "gain, true",
+             "higher", 0.05),
+    Contrast("inverted rewards help", TEN, NONE, "gain, inverted", "higher", 0.02),
+)  # fmt: skip
+
+
+def figures(results: Results) -> list[tuple[str, Any]]:
+    """Give the figures of the report."""
+    gains = [(f"gain, {reward}", reward) for reward in REWARDS]
+    shares = [("share of code before", "before"), *(
+        (f"share of code, {reward}", f"after {reward}") for reward in REWARDS
+    )]  # fmt: skip
+    found = [("contrasts", forest(results))]
+    for steps in BLOCKS:
+        name = steps.replace(" ", "-")
+        found.append((f"gain-{name}", by_dose(
+            results, steps, gains, f"Gain in accuracy by reward, {steps}",
+            "accuracy after less before"
+        )))  # fmt: skip
+        found.append((f"share-{name}", by_dose(
+            results, steps, shares, f"Share of code, {steps}", "share of completions in code"
+        )))  # fmt: skip
+    before = [("accuracy before", "all"), ("right in code before", "in code")]
+    title = f"Accuracy after pretraining, {WRITTEN}"
+    found.append(("before", by_dose(results, WRITTEN, before, title, "accuracy")))
+    return found
+
+
+def by_dose(results: Results, steps: str, shown: list[tuple[str, str]], title: str, y: str) -> Any:
+    """Draw some measures over the dose."""
+    figure = framed(title, "share of code in the corpus", y)
+    arms = {0: NONE} | {d: f"{d}%, {steps}" for d in DOSES if d}
+    there = {arm.name for arm in ARMS}
+    for number, (measure, name) in enumerate(shown):
+        found = {}
+        for dose, arm in arms.items():
+            values = results.values(arm, MEASURES[measure]).values() if arm in there else ()
+            if known := [value for value in values if not math.isnan(value)]:
+                found[f"{dose}%"] = over_seeds(known)
+        if found:
+            add_band(figure, list(found), list(found.values()), name, number)
+    figure.update_xaxes(type="category", categoryarray=[f"{d}%" for d in DOSES])
+    figure.add_hline(y=0, line={"color": "#000000", "dash": "dot", "width": 1})
+    return figure
+
+
+ANALYSIS = Analysis(
+    name="pretraining_dose",
+    question="How much of a habit must pretraining plant for a reward, even a random one, to help?",
+    claim=Source(
+        "2506.10947",
+        "Random rewards help where pretraining planted a frequent and better strategy, and not "
+        "elsewhere: the format of pretraining decides what reward can surface.",
+        "text",
+    ),
+    refuted_by="a random reward that helps as little with the habit as without it; or a true one "
+    "that helps as much without written steps in pretraining as with them",
+    execute="analyses.experiments.doses:execute",
+    settings=SETTINGS,
+    arms=ARMS,
+    measures=MEASURES,
+    contrasts=CONTRASTS,
+    figures=figures,
+    quick={
+        "pretraining": {"steps": 3, "batch": 8, "warmup": 1},
+        "rewards": {name: {"config": {"steps": 1, "prompts": 2, "n": 4, "updates": 1, "warmup": 0}}
+                    for name in REWARDS},
+        "watch": {"problems": 20, "n": 1},
+    },
+    quick_arms=(NONE, TEN, BARE),
+    evidence=(
+        Source("2512.07783", "Some hundredths of exposure in pretraining are needed before "
+               "reinforcement can carry a skill over.", "secondary", "for"),
+        Source("2507.10532", "On problems that no corpus contains, only true rewards help.",
+               "abstract", "against"),
+        Source("2510.01265", "Thoughts rewarded during pretraining itself raise later "
+               "reasoning.", "text", "for"),
+    ),
+    discussion="A dose decides two things here: how well code is learnt, and how often it is "
+    "drawn. A true reward finds a rare strategy if the groups of a batch contain it; a coin "
+    "cannot tell strategies apart, and can only sharpen what is frequent already.",
+    untested="corpora of natural language, where a habit is not a first token",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main(ANALYSIS))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from entropy_probe.drawing import uniform_noise
@@ -73,9 +73,7 @@ def random_latents(
     wanted = float(density[feature])
     if not wanted > 0:
         raise ValueError(f"feature {feature} is never active: none is as often active as it")
-    near = (density >= wanted / within) & (density <= wanted * within)
-    near[feature] = False
-    found = near.nonzero()[:, 0]
+    found = similar_latents(density, feature, within=within)
     if len(found) < count:
         raise ValueError(
             f"only {len(found)} features are active between {wanted / within:.2g} and "
@@ -84,6 +82,22 @@ def random_latents(
         )
     noise = torch.Generator().manual_seed(seed)
     return sorted(found[torch.randperm(len(found), generator=noise)[:count]].tolist())
+
+
+def similar_latents(
+    density: Float[Tensor, " d_sae"], feature: int, *, within: float = 2.0
+) -> Int[Tensor, " others"]:
+    """Give the other features that are about as often active; none where it never is.
+
+    Args:
+        density: share of the tokens at which each feature is active.
+        feature: the one that they are to be like.
+        within: their density is at most so many times higher or lower.
+    """
+    wanted = density[feature]
+    near = (density >= wanted / within) & (density <= wanted * within) & (density > 0)
+    near[feature] = False
+    return near.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Is it in the base, and do these features carry it? One trial, measured, judged and written."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def gather_evidence(
     ablations: Sequence[Intervention] = (),
     drawing: Drawing | None = None,
     random_drawing: Drawing | None = None,
+    chosen: Mapping[str, Any] | None = None,
     progress: Callable[[Outcome], None] | None = None,
 ) -> Evidence:
     """Measure a base, its trained sibling and interventions on the same problems, and judge.
@@ -78,6 +79,7 @@ def gather_evidence(
         drawing: how completions are drawn.
         random_drawing: how they are for the random directions, and for the features beside them;
             by default one completion a problem.
+        chosen: how features, strengths and controls were chosen, as `make_arms` tells it.
         progress: called with each outcome.
 
     Raises:
@@ -119,6 +121,7 @@ def gather_evidence(
         "drawing": asdict(drawing),
         "random_drawing": asdict(few),
         "interventions": {arm.name: arm.describe() for arm in (*interventions, *ablations)},
+        "chosen": None if chosen is None else dict(chosen),
         "costs": {name: found.cost for name, found in outcomes.items() if found.cost},
     }
     return Evidence(about, trial, verdicts, removed, outcomes)

@@ -40,8 +40,6 @@ class Drawn:
 
     rollouts: Rollouts
     """The record."""
-    edit: str | None = None
-    """What was changed, in words."""
     edited: Bool[Tensor, "batch seq"] | None = None
     """True at tokens whose distribution was edited, where places are decided by entropy."""
     cost: int = 0
@@ -131,10 +129,10 @@ def draw(
         return Drawn(sample(model, tokenizer, prompts, **settings))
     with intervention.on(model) as steered:
         rollouts = sample(steered, tokenizer, prompts, **settings)
-        edit, steps = getattr(steered, "edit", None), getattr(steered, "steps", None)
+        steps = getattr(steered, "steps", None)
         if steps is None:
-            return Drawn(rollouts, edit)
-        return Drawn(rollouts, edit, steps.edited(rollouts), steps.recomputed)
+            return Drawn(rollouts)
+        return Drawn(rollouts, steps.edited(rollouts), steps.recomputed)
 
 
 def measure(

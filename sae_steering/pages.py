@@ -41,6 +41,7 @@ def comparison_page(
     *,
     title: str = "Unsteered and steered",
     facts: Sequence[tuple[str, str]] = (),
+    measures: Sequence[Sequence[str]] = (),
     edited: Tensor | None = None,
     redact_prompts: bool = False,
     max_tokens: int = SIDE_TOKENS,
@@ -52,6 +53,7 @@ def comparison_page(
         steered: what it wrote under steering.
         title: heading of the page.
         facts: label and text of what is to be said above the heatmaps.
+        measures: lines of a table there: what, as it is, steered, difference.
         edited: True at tokens of the steered side whose distribution was edited, where that was
             decided by entropy; they are marked.
         redact_prompts: leave the text of prompts out (completions may still quote them).
@@ -63,7 +65,11 @@ def comparison_page(
         _side("As it is", plain, heatmap(plain, title="As it is", **options)),
         _side("Steered", steered, heatmap(steered, title="Steered", roles=roles, **options)),
     ]
-    return _render("comparison.html", sides, title=title, facts=list(facts))
+    if measures:  # they say what the captions would
+        sides = [side | {"words": []} for side in sides]
+    return _render(
+        "comparison.html", sides, title=title, facts=list(facts), measures=list(measures)
+    )  # fmt: skip
 
 
 def evidence_page(evidence: "Evidence") -> str:

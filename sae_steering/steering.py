@@ -25,6 +25,7 @@ from .forks import ForkSteps, Threshold, fork_threshold
 from .places import (
     Places,
     all_places,
+    at_opening,
     columns_before,
     generated_places,
     places_of,
@@ -34,6 +35,7 @@ from .places import (
 WHERE: dict[str, Callable[[Places], Tensor]] = {
     "all": all_places,
     "prompt": prompt_places,
+    "opening": at_opening,
     "generated": generated_places,
 }
 """Choices of places that have a name, besides those that are decided by entropy."""
@@ -79,11 +81,11 @@ def steer(
     What the dictionary does not reconstruct stays, and other states are not touched: an empty set
     of features, and strength 0 in ``add`` and ``ablate``, leave every bit as it was.
 
-    ``where`` says which states. "prompt": at tokens of the prompt, the last of which decides the
-    first generated token; "generated": at generated tokens. A function gets the `Places` of a
-    pass and gives a bool mask. "forks" is decided while sampling: a step whose entropy, before
-    the edit and on the prefix steered so far, reaches the threshold is run again with the edit at
-    its last position before its token is drawn; "non-forks" edits the other steps, as a control.
+    ``where`` says which states. "prompt": at tokens of the prompt; "opening": at the last of them,
+    which decides the first generated token; "generated": at generated ones; or a function of the
+    `Places` of a pass. "forks" is decided while sampling: a step whose entropy, before the edit
+    and on the prefix steered so far, reaches the threshold is run again with the edit at its last
+    position before its token is drawn; "non-forks" edits the other steps, as a control.
     That needs `sample` on what this gives; a model's own `generate` cannot roll its cache back,
     and is refused.
 
@@ -93,7 +95,7 @@ def steer(
         features: feature or `Direction` -> strength.
         layer: which block, 0 the first, negatives from the end; by default the dictionary's.
         mode: see above.
-        where: "all", "prompt", "generated", "forks", "non-forks", or a function of `Places`.
+        where: a name of those, or a function of `Places`.
         threshold: nats, where entropy decides: a number, or an unsteered run (its record or its
             folder), whose 80th percentile is taken and recorded.
 

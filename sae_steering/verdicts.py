@@ -150,7 +150,7 @@ def _capability(trial: Trial, gain: Figure | None, shares: dict[str, Figure | No
             (f"one of them, tried: {', '.join(ELICITING)}",),
         )
     best = max(tried, key=lambda name: (recovers(shares[name]), shares[name].value))
-    why = tuple(f"{name} recovers {_percent(shares[name])} of the gain" for name in tried)
+    why = tuple(f"{name}: {_percent(shares[name])} of the gain" for name in tried)
     if recovers(shares[best]):
         change = f"a repetition in which {best}, and every other, {_falls_short()}"
         return Verdict(SHOWN, why, (change,))
@@ -175,7 +175,7 @@ def _carried(
     if not names:
         return Verdict(NOT_SHOWN, ("no features were steered",), ("features, steered",))
     share = shares[names[0]]
-    why = [f"{names[0]} recovers {_percent(share)} of the gain"]
+    why = [f"{names[0]}: {_percent(share)} of the gain"]
     if not recovers(share):
         change = f"a share of {HALF:.0%} or more, its interval above {LEAST:.0%}"
         return Verdict(NOT_SHOWN, tuple(why), (change,))
@@ -183,7 +183,7 @@ def _carried(
     for kind in RIVALS:
         rivals = [arm.name for arm in trial.arms if arm.kind == kind]
         absent += [] if rivals else [kind]
-        why += [f"it is ahead of {name} by {_points(ahead[name])}" for name in rivals]
+        why += [f"{names[0]} less {name}: {_points(ahead[name])}" for name in rivals]
         equal += [name for name in rivals if ahead[name].low <= 0]
     if chance is None or (chance >= CHANCE and len(trial.random) < 1 / CHANCE):
         absent.append(f"random direction ({len(trial.random)}, {round(1 / CHANCE)} are needed)")
@@ -202,7 +202,8 @@ def _carried(
 
 def _no_gain(gain: Figure | None) -> Verdict | None:
     """Give the verdict where there is no gain to speak of."""
-    change = f"a trained sibling whose gain has a lower bound of {100 * LEAST_GAIN:g} points or more"
+    least = f"{100 * LEAST_GAIN:g} points or more"
+    change = f"a trained sibling whose gain has a lower bound of {least}"
     if gain is None:
         return Verdict(
             NOT_SHOWN, ("there is no trained sibling, so no gain to recover",), (change,)

@@ -1,8 +1,11 @@
 """Small dictionaries that stand for a sparse autoencoder, on plain tensors."""
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,19 @@ def tiny_dictionary(d_model=32, d_sae=80, *, seed=0, **options):
         0.1 * torch.randn(d_model, generator=noise),
         **options,
     )
+
+
+def write_dictionary(
+    folder: Path, d_model: int, d_sae: int, *, k: int = 8, seed: int = 0, **metadata
+) -> Path:
+    """Write a random top-k dictionary to disk as SAELens would."""
+    torch.manual_seed(seed)
+    weights = torch.nn.functional.normalize(torch.randn(d_sae, d_model), dim=1)
+    folder.mkdir(parents=True)
+    config = {"architecture": "topk", "k": k, "d_in": d_model, "d_sae": d_sae, "dtype": "float32",
+              "metadata": metadata}  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(config))
+    parts = {"W_enc": weights.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": weights,
+             "b_dec": torch.zeros(d_model)}  # fmt: skip
+    save_file(parts, folder / "sae_weights.safetensors")
+    return folder

@@ -1,0 +1,290 @@
+"""The arms of a trial: the features at their strength, and every control, from one split alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from entropy_probe.tasks.problem import Problem, Task
+
+from .choosing import SIZES, Chosen, Observed, choose_features, choose_strength, observe, units
+from .controls import (
+    Splice,
+    elsewhere,
+    opening_probabilities,
+    promoted_tokens,
+    random_directions,
+    random_latents,
+    similar_latents,
+)
+from .edits import Direction, feature_directions
+from .forks import Threshold, fork_threshold
+from .interventions import Intervention, Steering
+from .outcomes import Drawing, measure
+from .places import at_opening
+from .sae import SparseDictionary
+from .steering import ENTROPIC, WHERE, edit_of
+from .sweeps import Dose
+
+WORDS = 3
+"""Tokens that features promote and that are tried as a forced beginning."""
+COLD = 0.3
+"""The low temperature."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What `gather_evidence` takes, and how it came about."""
+
+    interventions: tuple[Intervention, ...]
+    """The features first, then the controls."""
+    randoms: tuple[Intervention, ...]
+    """Random directions, each as long as what the features add."""
+    ablations: tuple[Intervention, ...]
+    """The features taken out, for the trained model."""
+    about: Mapping[str, Any]
+    """On what, by what and with what figures everything was chosen: JSON values."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for; what is left open is chosen."""
+
+    by: str = "choice"
+    """What features are chosen by, see `choosing.BY`."""
+    where: str = "opening"
+    """The states that are changed, by name."""
+    features: tuple[int, ...] = ()
+    """Features to steer; none: those that tell most."""
+    strengths: tuple[float, ...] = ()
+    """Their strengths, one each; none: the same length for all that does best."""
+    count: int = 1
+    """Features to choose."""
+    threshold: float | int | Threshold | None = None
+    """Nats, for forks; None: the 80th percentile of the base, where it is chosen on."""
+    randoms: int = 100
+    """Random directions."""
+    latents: int = 2
+    """Features that are about as often active, each steered as strongly."""
+    sizes: tuple[float, ...] = SIZES
+    """Lengths that are tried, in mean lengths of the states."""
+    seed: int = 0
+    """Seed of random directions, features and label orders."""
+    shuffle: int | None = None
+    """Seed of an order of labels that mean nothing, for everything; None: labels as they are."""
+
+
+def make_arms(
+    base,
+    tokenizer,
+    task: Task,
+    problems: Sequence[Problem],
+    sae: SparseDictionary,
+    plan: Plan | None = None,
+    *,
+    drawing: Drawing | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Arms:
+    """Choose features, strengths and every control on the problems of one split.
+
+    The controls are chosen as the features are: the mean difference at the strength that does
+    best, the promoted word that does best, a feature and a strength for shuffled labels. What is
+    reported has to be measured on other problems.
+
+    Args:
+        base: as for `entropy_probe.sample`.
+        tokenizer: its tokenizer.
+        task: what verifies answers.
+        problems: to choose on.
+        sae: the dictionary; its layer is where everything is added.
+        plan: what is asked for.
+        drawing: how completions are drawn.
+        progress: called with what is being done.
+
+    Raises:
+        ValueError: a plan that makes no sense, or nothing to tell apart.
+    """
+    plan, drawing = plan or Plan(), Drawing() if drawing is None else drawing
+    _check(plan, sae)
+    say = progress or (lambda words: None)
+    say("the base as it is")
+    observed = observe(base, tokenizer, task, problems, sae, by=plan.by, drawing=drawing)
+    if plan.shuffle is not None:
+        observed = observed.relabelled(plan.shuffle)
+    threshold = plan.threshold
+    if plan.where in ENTROPIC:
+        source = observed.outcome.rollouts if threshold is None else threshold
+        threshold = fork_threshold(source)
+    place = {"where": plan.where, "layer": sae.layer, "threshold": threshold}
+    bench = _Bench(base, tokenizer, task, problems, sae, plan, drawing, place, say)
+    features = bench.features(observed)
+    edit = features.steering
+    difference = bench.strongest(
+        Steering(None, {_unit(observed.difference()): 1.0}, **place), observed.size
+    )
+    shuffled = bench.shuffled(observed)
+    word, words = bench.word(edit)
+    arms = [
+        Intervention("features", "features", edit),
+        Intervention("mean difference", "mean difference", difference.steering),
+        *([Intervention(f"begin with {word!r}", "token injection", prefix=word)] if word else []),
+        *([_prompted(word)] if word else []),
+        Intervention(f"temperature {COLD:g}", "low temperature", temperature=COLD),
+        Intervention("shuffled labels", "shuffled labels", shuffled.steering),
+        *_elsewhere(edit, plan),
+        Intervention("splice", "splice", Splice(sae, sae.layer)),
+        *_latents(sae, edit, observed, plan),
+    ]
+    about = {
+        "problems": len(problems), "completions": drawing.n, "seed": drawing.seed,
+        "told apart": observed.label, "by": plan.by if not plan.features else "given",
+        "features": dict(features.about), "mean difference": dict(difference.about),
+        "shuffled labels": dict(shuffled.about), "words": words,
+        "threshold": None if threshold is None else threshold.describe(),
+    }  # fmt: skip
+    return Arms(tuple(arms), _randoms(sae, edit, plan), _ablations(sae, edit), about)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every choice is made with."""
+
+    base: Any
+    """The model."""
+    tokenizer: Any
+    """Its tokenizer."""
+    task: Task
+    """What verifies answers."""
+    problems: Sequence[Problem]
+    """To choose on."""
+    sae: SparseDictionary
+    """The dictionary."""
+    plan: Plan
+    """What is asked for."""
+    drawing: Drawing
+    """How completions are drawn."""
+    place: Mapping[str, Any]
+    """Where everything is added: arguments of `Steering`."""
+    say: Callable[[str], None]
+    """Told what is being done."""
+
+    def strongest(self, steering: Steering, size: float) -> Chosen:
+        """Give a steering at the strength that does best."""
+
+        def tell(dose: Dose) -> None:
+            self.say(
+                f"{dose.accuracy.value:.1%} right with {steering.times(dose.strength).describe()}"
+            )
+
+        return choose_strength(
+            self.base, self.tokenizer, self.task, self.problems, steering, size,
+            sizes=self.plan.sizes, drawing=self.drawing, progress=tell,
+        )  # fmt: skip
+
+    def features(self, observed: Observed) -> Chosen:
+        """Give the features that are asked for, or that tell most, at their strength."""
+        plan, scored = self.plan, observed.table()
+        lines = scored.lines(plan.features)
+        if plan.strengths:
+            given = dict(zip(plan.features, plan.strengths, strict=True))
+            return Chosen(Steering(self.sae, given, **self.place), {"scores": lines})
+        if plan.features:
+            found = units(self.sae, plan.features)
+        else:
+            found, lines = choose_features(observed, self.sae, plan.count)
+        chosen = self.strongest(Steering(self.sae, found, **self.place), observed.size)
+        return replace(chosen, about={"scores": lines} | dict(chosen.about))
+
+    def shuffled(self, observed: Observed) -> Chosen:
+        """Give what the same choice finds where labels mean nothing."""
+        count = len(self.plan.features) or self.plan.count
+        other = observed.relabelled(self.plan.seed)
+        found, lines = choose_features(other, self.sae, count)
+        chosen = self.strongest(Steering(self.sae, found, **self.place), observed.size)
+        return replace(chosen, about={"scores": lines} | dict(chosen.about))
+
+    def word(self, edit: Steering) -> tuple[str, dict[str, float]]:
+        """Give the word, among those that the edit promotes, that completions best begin with."""
+        prompts = [problem.prompt for problem in self.problems]
+        before = opening_probabilities(self.base, self.tokenizer, prompts)
+        with replace(edit, where=at_opening, threshold=None).on(self.base) as steered:
+            after = opening_probabilities(steered, self.tokenizer, prompts)
+        right = {}
+        for token in promoted_tokens(before, after, count=WORDS):
+            text = self.tokenizer.decode([token])
+            if self.tokenizer.encode(text, add_special_tokens=False) != [token]:
+                continue  # part of a letter, or not a text: it cannot be put there as one
+            arm = Intervention(f"begin with {text!r}", "token injection", prefix=text)
+            found = measure(self.base, self.tokenizer, self.task, self.problems, arm, self.drawing)
+            right[text] = found.accuracy.value
+            self.say(f"{right[text]:.1%} right where completions begin with {text!r}")
+        return max(right, key=right.__getitem__, default=""), right
+
+
+def _check(plan: Plan, sae: SparseDictionary) -> None:
+    """Refuse a plan that makes no sense."""
+    if plan.strengths and len(plan.strengths) != len(plan.features):
+        raise ValueError(
+            f"strengths belong to features: {len(plan.features)} and {len(plan.strengths)} given"
+        )
+    if plan.where not in (*WHERE, *ENTROPIC):
+        raise ValueError(f"where must be one of {(*WHERE, *ENTROPIC)}, got {plan.where!r}")
+    edit_of(sae, dict.fromkeys(plan.features, 1.0), "add")  # says which it does not have
+
+
+def _unit(direction: Direction) -> Direction:
+    return Direction(direction.vector / direction.vector.norm(), direction.name)
+
+
+def _prompted(word: str) -> Intervention:
+    """Give the word in the prompt, before the problem."""
+
+    def write(problem: Problem) -> str:
+        return word + problem.prompt
+
+    return Intervention(f"prompt begins with {word!r}", "prompt forcing", prompt=write)
+
+
+def _elsewhere(edit: Steering, plan: Plan) -> list[Intervention]:
+    """Give the same edit at other places; none where it is everywhere."""
+    others = {
+        "opening": elsewhere(at_opening, seed=plan.seed), "prompt": "generated",
+        "generated": "prompt", "forks": "non-forks", "non-forks": "forks",
+    }  # fmt: skip
+    if plan.where not in others:
+        return []
+    return [Intervention("other places", "other places", replace(edit, where=others[plan.where]))]
+
+
+def _added(sae: SparseDictionary, edit: Steering) -> torch.Tensor:
+    """Give what the features add."""
+    strengths = torch.tensor(list(edit.features.values()), dtype=torch.float32)
+    return strengths @ feature_directions(sae, list(edit.features)).float().cpu()
+
+
+def _latents(
+    sae: SparseDictionary, edit: Steering, observed: Observed, plan: Plan
+) -> list[Intervention]:
+    """Give features that are about as often active as the first, steered at the same length."""
+    first = next(iter(edit.features))
+    near = similar_latents(observed.density, first)
+    if not (count := min(plan.latents, len(near))):
+        return []
+    length = float(_added(sae, edit).norm())
+    found = []
+    for other in random_latents(observed.density, first, count, seed=plan.seed):
+        steering = replace(edit, features=units(sae, [other])).times(length)
+        found.append(Intervention(f"feature {other}", "random latent", steering))
+    return found
+
+
+def _randoms(sae: SparseDictionary, edit: Steering, plan: Plan) -> tuple[Intervention, ...]:
+    drawn = random_directions(_added(sae, edit), plan.randoms, seed=plan.seed)
+    return tuple(Intervention(d.name, "random direction", edit.along(d, 1.0)) for d in drawn)
+
+
+def _ablations(sae: SparseDictionary, edit: Steering) -> tuple[Intervention, ...]:
+    """Give the features taken out everywhere."""
+    out = Steering(sae, dict.fromkeys(edit.features, 1.0), edit.layer, "ablate")
+    return (Intervention("features taken out", "features", out),)

@@ -17,6 +17,7 @@ from .wanted import (
     feature_options,
     features_by_strength,
     origin_of,
+    refuse_other_width,
     refuse_threshold,
     threshold_of,
 )
@@ -102,6 +103,8 @@ def evidence(
 
     (model, tokenizer), sibling = _models(base, trained, device, dtype)
     origin = origin_of(dictionary, model)
+    if sibling is not None:
+        refuse_other_width(dictionary, sibling)
     dictionary = replace(dictionary.to(model.device), layer=block)
     plan = Plan(
         by=by, where=where, features=tuple(wanted), strengths=tuple(wanted.values()) if strengths

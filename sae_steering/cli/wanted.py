@@ -128,23 +128,25 @@ def dictionary_for(
     return sae, sae.layer if asked is None else asked
 
 
-def origin_of(sae: "SparseDictionary", model: Any) -> str:
-    """Say whose states a dictionary was trained on, and whether that is this model.
+def refuse_other_width(sae: "SparseDictionary", model: Any) -> None:
+    """Raise where a dictionary reads states of another width than a model's."""
+    from entropy_probe.models.engine import decoder_of
 
-    Raises:
-        Failure: a dictionary of states of another width.
-    """
+    width = decoder_of(model).config.get_text_config().hidden_size
+    if sae.d_model != width:
+        why = f"it reads states of width {sae.d_model}, the model's have {width}"
+        raise usage("the SAE belongs to another model", why, "pass models of the kind it is of")
+
+
+def origin_of(sae: "SparseDictionary", model: Any) -> str:
+    """Say whose states a dictionary was trained on, and whether that is this model."""
     from entropy_probe.models.engine import decoder_of
     from entropy_probe.models.fingerprint import weights_fingerprint
 
-    decoder = decoder_of(model)
-    width = decoder.config.get_text_config().hidden_size
-    if sae.d_model != width:
-        why = f"it reads states of width {sae.d_model}, the model's have {width}"
-        raise usage("the SAE belongs to another model", why, "pass --model as it was trained on")
+    refuse_other_width(sae, model)
     if sae.weights is None:
         return f"{sae!r}; whether of these weights is not recorded"
-    if sae.weights == weights_fingerprint(decoder):
+    if sae.weights == weights_fingerprint(decoder_of(model)):
         return f"{sae!r}, these weights"
     note(f"the SAE was trained on states of {sae.model or 'another model'}, of other weights")
     return f"{sae!r}, OTHER WEIGHTS than those steered"

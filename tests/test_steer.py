@@ -122,6 +122,49 @@ def test_generate_of_a_padded_batch_is_what_sample_gives(model, tokenizer, where
     assert not torch.equal(found, plain)
 
 
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("means", ["static cache", "embeddings", "no cache"])
+def test_generate_by_other_means_is_steered_the_same(model, where, means):
+    ids = torch.tensor([PROMPTS[1]])
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    other = {"static cache": {"cache_implementation": "static"}, "no cache": {"use_cache": False}}
+    given = {"inputs": ids} | other.get(means, {})
+    if means == "embeddings":
+        given = {"inputs_embeds": model.get_input_embeddings()(ids)}
+    plain = model.generate(ids, **options)
+    with steer(model, tiny_dictionary(), {3: 6.0, 11: -5.0}, where=where):
+        wanted = model.generate(ids, **options)
+        if means == "no cache" and where != "all":
+            with pytest.raises(ValueError, match="leave use_cache on"):
+                model.generate(**given, **options)
+            return
+        found = model.generate(**given, **options)
+    assert torch.equal(found[:, -6:], wanted[:, -6:])
+    assert not torch.equal(wanted, plain)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("mode", CASES)
+def test_a_padded_batch_in_one_pass_is_its_rows(model, mode, side):
+    sae, features = CASES[mode]
+    width = max(map(len, PROMPTS))
+    pads = [[0] * (width - len(p)) for p in PROMPTS]
+    ones = [[1] * len(p) for p in PROMPTS]
+    ids, mask = (
+        torch.tensor([a + b if side == "left" else b + a for a, b in zip(pads, rows, strict=True)])
+        for rows in (PROMPTS, ones)
+    )
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with steer(model, sae, features, layer=1, mode=mode), torch.no_grad():
+        together = model(ids, attention_mask=mask, position_ids=positions).logits
+        for row, prompt in enumerate(PROMPTS):
+            alone = model(torch.tensor([prompt])).logits[0]
+            assert (together[row][mask[row] > 0] - alone).abs().max() < 1e-4
+    with torch.no_grad():
+        plain = model(ids, attention_mask=mask, position_ids=positions).logits
+    assert (plain - together)[mask > 0].abs().max() > 0.1
+
+
 @pytest.mark.parametrize("where", ["prompt", "generated", at_opening])
 def test_places_are_those_that_are_named(model, where):
     prompt, rest = torch.tensor([PROMPTS[1]]), torch.tensor([[40], [41], [42]])

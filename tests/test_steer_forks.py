@@ -7,7 +7,7 @@ import torch
 from dictionaries import tiny_dictionary
 from tiny import VOCAB, tiny_model, tiny_tokenizer
 
-from entropy_probe import capture, forking_mask, sample, score, token_entropy
+from entropy_probe import capture, forking_mask, sample, score
 from entropy_probe.hooks import edit_residuals
 from entropy_probe.kvcache import drop_newest, make_cache
 from sae_steering.edits import Direction
@@ -38,8 +38,14 @@ def base(model, tokenizer):
     return sample(model, tokenizer, PROMPTS, **DRAWN, **KEPT)
 
 
+def entropy_after(model, ids, temperature):
+    """Give the entropy of what follows, at temperature 1 where decoding is greedy."""
+    scores = (model(ids).logits[0, -1].double() / (temperature or 1.0)).log_softmax(-1)
+    return float(-(scores.exp() * scores).sum())
+
+
 @torch.no_grad()
-def replayed(model, edit, row, prompt_length, nats):
+def replayed(model, edit, row, prompt_length, nats, temperature):
     """Decide about a row's tokens one after the other, with whole passes and no cache."""
     edited, before, after = [], [], []
     for place in range(prompt_length, len(row)):
@@ -52,16 +58,16 @@ def replayed(model, edit, row, prompt_length, nats):
             return out
 
         with edit_residuals(model, 1, change):
-            before.append(float(token_entropy(model(row[None, :place]).logits[0, -1])))
+            before.append(entropy_after(model, row[None, :place], temperature))
         if before[-1] >= nats:
             edited.append(place - 1)
             chosen[0, place - 1] = True
         with edit_residuals(model, 1, change):
-            after.append(float(token_entropy(model(row[None, :place]).logits[0, -1])))
+            after.append(entropy_after(model, row[None, :place], temperature))
     return [at + 1 for at in edited], before, after
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("temperature", [1.0, 0.0, 0.6])
 def test_a_replay_edits_the_same_places_and_finds_the_same_entropies(
     model, tokenizer, base, temperature
 ):
@@ -76,7 +82,8 @@ def test_a_replay_edits_the_same_places_and_finds_the_same_entropies(
     assert 0 < int(edited.sum()) < int(rollouts.valid.sum())
     for row in range(len(rollouts)):
         start, end = int(rollouts.prompt_lengths[row]), int(rollouts.lengths[row])
-        places, before, after = replayed(model, edit, rollouts.tokens[row, :end], start, nats)
+        tokens = rollouts.tokens[row, :end]
+        places, before, after = replayed(model, edit, tokens, start, nats, temperature)
         near = min(abs(entropy - nats) for entropy in before)
         assert near > 1e-4  # rounding decides about none of them
         assert edited[row].nonzero()[:, 0].tolist() == places
@@ -143,6 +150,25 @@ def test_the_cost_is_counted(model, tokenizer):
         sample(steered, tokenizer, PROMPTS[:1], max_new_tokens=1)
     assert first == (3, 3)
     assert (steered.steps.passes, steered.steps.recomputed) == (4, 4)
+
+
+def test_the_cost_is_what_enters_the_model_twice(model, tokenizer, base):
+    entered = []
+
+    def look(module, args, kwargs):
+        entered.append(kwargs["input_ids"].numel())
+
+    with steer(model, None, {PUSH: 1e-9}, layer=1, where="forks", threshold=base) as steered:
+        hook = model.model.register_forward_pre_hook(look, with_kwargs=True)
+        sample(steered, tokenizer, PROMPTS, **DRAWN)
+        counted, again = sum(entered), len(entered)
+        hook.remove()
+    entered.clear()
+    hook = model.model.register_forward_pre_hook(look, with_kwargs=True)
+    sample(model, tokenizer, PROMPTS, **DRAWN)  # so small a push changes no token
+    hook.remove()
+    assert counted - sum(entered) == steered.steps.recomputed > 0
+    assert again - len(entered) == steered.steps.passes > 0
 
 
 def test_forks_are_refused_where_a_cache_is_not_rolled_back(model, tokenizer):

@@ -9,7 +9,7 @@ from entropy_probe.models.engine import Draws
 from entropy_probe.tempering import TwoTemperatures, tempered
 
 PROMPTS = ["Compute 473, plus 8, minus 9, times 3.\n", "What is 12?\n"]
-OPTIONS = {"n": 6, "max_new_tokens": 24, "seed": 3}
+OPTIONS = {"n": 4, "max_new_tokens": 16, "seed": 3}
 
 
 @pytest.fixture(scope="module")

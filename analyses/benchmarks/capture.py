@@ -9,6 +9,7 @@ bare matrix products of the steps that ours makes, and the share of it that ours
     python -m analyses.benchmarks.capture                                   # all, an hour or two
     python -m analyses.benchmarks.capture organism-stops --engines ours generate
     python -m analyses.benchmarks.capture smollm2-fixed --repeats 1 --shrink 8      # a quick look
+    python -m analyses.benchmarks.capture smollm2-stops --keep FOLDER  # again, to go on if it ended
 """
 
 import argparse
@@ -18,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -36,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         work = _shrunk(WORKLOADS[name], args.shrink)
         print(json.dumps(measure(work, engine, int(batch), int(repeats), args.threads)))
         return 0
-    figures = {name: _compare(name, args) for name in args.workloads}
+    with tempfile.TemporaryDirectory() as folder:
+        args.keep = args.keep or Path(folder)
+        args.keep.mkdir(parents=True, exist_ok=True)
+        figures = {name: _compare(name, args) for name in args.workloads}
     if args.out:
         args.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
@@ -125,7 +130,10 @@ def _summary(found: dict) -> None:
 
 
 def _fresh(name: str, engine: str, batch: int, repeats: int, args: argparse.Namespace) -> dict:
-    """Measure one engine in a process of its own."""
+    """Measure one engine in a process of its own, unless its figures have been kept."""
+    kept = args.keep / f"{name}-{engine}-{batch}-{repeats}-{args.threads}-{args.shrink}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     command = [sys.executable, "-m", "analyses.benchmarks.capture", "--shrink", str(args.shrink)]
     command += ["--threads", str(args.threads), "--one", name, engine, str(batch), str(repeats)]
     threads = {"OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
@@ -134,7 +142,9 @@ def _fresh(name: str, engine: str, batch: int, repeats: int, args: argparse.Name
     )
     if done.returncode:
         sys.exit(f"{engine} at batch {batch} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def _shrunk(work: Workload, factor: int) -> Workload:
@@ -152,6 +162,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shrink", type=int, default=1, help="do that part of each workload")
     parser.add_argument("--out", type=Path, help="write all figures there, as JSON")
+    parser.add_argument("--keep", type=Path, help="folder of figures, to go on where it ended")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if unknown := set(args.workloads) - set(WORKLOADS):

@@ -7,7 +7,7 @@ from analyses.experiments.results import Results
 WORDINGS = {"compute": 2.2, "find": -0.2, "what is": -1.9}
 
 
-def look(step, accuracy, share=0.5, shift=0.0, slope=0.0, rows=8):
+def look(step, accuracy, share=0.5, shift=0.0, slope=0.0, rows=9):
     """Give what is seen at a step: everything that the measures read."""
     right = round(rows * accuracy)
     return {
@@ -17,7 +17,7 @@ def look(step, accuracy, share=0.5, shift=0.0, slope=0.0, rows=8):
         "ways": "C" * right + "p" * (rows - right),
         "memorised": {"accuracy": accuracy},
         "openings": {
-            name: {"logit": odds + shift + slope * odds, "share": 0.5, "problems": rows // 3 + 1}
+            name: {"logit": odds + shift + slope * odds, "share": 0.5, "problems": rows // 3}
             for name, odds in WORDINGS.items()
         },
     }  # fmt: skip

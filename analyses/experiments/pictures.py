@@ -34,7 +34,7 @@ def curves(
             continue
         steps = sorted(set.intersection(*(set(steps) for steps, _ in runs)))
         each = [dict(zip(at, values, strict=True)) for at, values in runs]
-        figures = [_over_seeds([values[step] for values in each]) for step in steps]
+        figures = [over_seeds([values[step] for values in each]) for step in steps]
         add_band(figure, steps, figures, f"{arm} ({_seeds(len(runs))})", number)
     return figure
 
@@ -84,7 +84,7 @@ def intervals(
             x=values, y=[arm] * len(values), mode="markers", showlegend=False,
             marker={"color": "#56b4e9", "size": 7, "symbol": "circle-open"},
         )  # fmt: skip
-        _add_interval(figure, _over_seeds(values), arm, "#000000")
+        _add_interval(figure, over_seeds(values), arm, "#000000")
     _line(figure, at)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
     figure.update_layout(height=180 + 34 * len(names))
@@ -135,7 +135,7 @@ def data_of(figure: go.Figure) -> list[dict[str, Any]]:
     ]
 
 
-def _over_seeds(values: Sequence[float | None]) -> Figure:
+def over_seeds(values: Sequence[float | None]) -> Figure:
     """Give the mean with its interval; without one where there is a single value."""
     found = [value for value in values if value is not None]
     if len(found) < 2:

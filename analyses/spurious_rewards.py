@@ -1,0 +1,212 @@
+"""Do rewards without meaning help a base that suits them? ``python -m analyses.spurious_rewards``.
+
+Nine rewards on three organisms: the one whose frequent strategy is the better one, the one whose
+frequent strategy is the worse one, and the one that has no second strategy. Then the explanation
+that has been given for random rewards, clipping, with what it predicts for each wording: where a
+strategy's share is over a half it should rise, where it is under a half it should fall.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+from analyses.claims import Contrast
+from analyses.experiments import reading
+from analyses.experiments.analysis import Analysis, Arm, Source, merged
+from analyses.experiments.command import main
+from analyses.experiments.pictures import curves, forest, intervals
+from analyses.experiments.results import Results
+from analyses.spurious_figures import (
+    drift,
+    gammas,
+    memorised,
+    memorised_gain,
+    strategies,
+    switches,
+)
+from entropy_probe.tasks import language
+
+MISLEADING = {"model": "organism:misleading"}
+ABSENT = {"model": "organism:absent"}
+CONTAMINATED = {"model": "organism:contaminated", "watch": {"memorised": 64}}
+LABELS = {"config": {"problems": 400, "label_samples": 16}}
+STILL = {"config": {"lr": 0.0, "steps": 1}, "watch": {"every": 0}}
+# Nothing is clipped.
+OPEN = {"config": {"clip_low": 1.0, "clip_high": 1e9}}
+
+SETTINGS = {
+    "model": "organism:amenable",
+    "task": "arithmetic",
+    "reward": "random:0.5",
+    "config": {
+        "steps": 20, "prompts": 24, "n": 16, "max_new_tokens": 72, "optimizer": "sgd",
+        "lr": 0.002, "warmup": 8, "decay": "linear", "updates": 8, "clip_low": 0.2,
+        "clip_high": 0.2, "rollouts_every": 0, "selection": {"select": "all"},
+    },
+    "watch": {"problems": 300, "n": 4, "every": 5, "greedy": True},
+}  # fmt: skip
+
+
+def small(**config: Any) -> dict[str, Any]:
+    """Give the settings of an arm with other options of training."""
+    return {"config": config}
+
+
+primary = partial(Arm, seeds=8, minutes=1.5, role="primary")
+explored = partial(Arm, seeds=3, minutes=1.5)
+control = partial(Arm, seeds=3, minutes=0.4)
+GAMMAS = {0.0: "random 0", 0.3: "random 0.3", 0.5: "random 0.5", 0.7: "random 0.7"}
+CLIPS = ("random 0.5", "no clipping", "one update, small batches", "one update")
+REWARDS = (
+    "true answers", "majority", "format", "random 0.5", "wrong majority", "inverted", "code",
+)  # fmt: skip
+ON_MISLEADING = tuple(f"{name}, misleading" for name in ("true answers", "random 0.5", "code"))
+ON_ABSENT = tuple(f"{name}, absent" for name in ("true answers", "random 0.5", "format"))
+ON_CONTAMINATED = tuple(
+    f"{name}, contaminated" for name in ("true answers", "random 0.5", "format")
+)
+FORCED = ("amenable", "misleading", "absent")
+
+ARMS = (
+    primary("random 0.5", "a coin, eight updates a batch, clipped at 0.8 and 1.2"),
+    primary("no clipping", "the same without clipping", OPEN),
+    primary("one update, small batches", "as many updates and rollouts, each batch fresh",
+            small(prompts=3, steps=8 * SETTINGS["config"]["steps"], updates=1)
+            | {"watch": {"every": 8 * SETTINGS["watch"]["every"]}}),
+    primary("random 0.5, absent", "a coin, where there is no second strategy", ABSENT),
+    Arm("still", "learning rate 0", STILL, seeds=8, minutes=0.4, role="negative control"),
+    Arm("still, absent", "learning rate 0", merged(ABSENT, STILL), seeds=8, minutes=0.4,
+        role="negative control"),
+    explored("one update", "as many rollouts, an eighth of the updates", small(updates=1)),
+    Arm("true answers", "right answers", {"reward": "correct"}, minutes=1.5,
+        role="positive control"),
+    explored("majority", "the answer of most of the group", {"reward": "majority"}),
+    explored("format", "the final marker", {"reward": "format"}),
+    Arm("random 0", "never", {"reward": "random:0"}, minutes=1.0, role="negative control"),
+    explored("random 0.3", "a coin, three in ten", {"reward": "random:0.3"}),
+    explored("random 0.7", "a coin, seven in ten", {"reward": "random:0.7"}),
+    explored("wrong majority", "the majority's answer, where it is wrong",
+             {"reward": "incorrect", **LABELS}),
+    explored("inverted", "every wrong answer", {"reward": "inverted"}),
+    explored("code", "code, right or wrong", {"reward": "strategy:code"}),
+    explored(ON_MISLEADING[0], "right answers", {"reward": "correct"} | MISLEADING),
+    explored(ON_MISLEADING[1], "a coin", MISLEADING),
+    explored(ON_MISLEADING[2], "code", {"reward": "strategy:code"} | MISLEADING),
+    explored(ON_ABSENT[0], "right answers", {"reward": "correct"} | ABSENT),
+    explored(ON_ABSENT[2], "the final marker", {"reward": "format"} | ABSENT),
+    explored(ON_CONTAMINATED[0], "right answers", {"reward": "correct"} | CONTAMINATED),
+    explored(ON_CONTAMINATED[1], "a coin", CONTAMINATED),
+    explored(ON_CONTAMINATED[2], "the final marker", {"reward": "format"} | CONTAMINATED),
+    *(
+        control(f"forced {name}", "untrained, every completion begins as code",
+                {"model": f"organism:{name}", "reward": None,
+                 "watch": {"prefix": language.CODE, "greedy": False}})
+        for name in FORCED
+    ),
+)  # fmt: skip
+
+MEASURES = {
+    "accuracy": reading.accuracy,
+    "gain": reading.gain,
+    "share of code": reading.strategy_share("code"),
+    "shift of log-odds": reading.opening_shift,
+    "slope of log-odds": reading.opening_slope,
+    "right in code": reading.right_within("code"),
+    "right in prose": reading.right_within("prose"),
+    "entropy": reading.entropy,
+    "clipped": reading.average("clip_kept"),
+    "gain, memorised": memorised_gain,
+}
+
+CONTRASTS = (
+    Contrast("a random reward helps", "random 0.5", "still", "accuracy", "higher", 0.02,
+             "primary"),
+    Contrast("clipping favours what is likely", "random 0.5", "no clipping",
+             "slope of log-odds", "higher", 0.05, "primary"),
+    Contrast("nothing to elicit, no change", "random 0.5, absent", "still, absent", "accuracy",
+             "equal", 0.02, "primary"),
+    Contrast("it takes several updates a batch", "random 0.5", CLIPS[2], "slope of log-odds",
+             "higher", 0.05),
+    Contrast("clipping lowers entropy", "random 0.5", "no clipping", "entropy", "lower", 0.01),
+    Contrast("a coin raises code", "random 0.5", "still", "share of code", "higher", 0.05),
+    Contrast("true answers help more", "true answers", "random 0.5", "accuracy", "higher", 0.02),
+    Contrast("so does the majority", "majority", "random 0.5", "accuracy", "higher", 0.02),
+    Contrast("so does the format", "format", "still", "accuracy", "higher", 0.02),
+    Contrast("so does the wrong majority", "wrong majority", "still", "accuracy", "higher", 0.02),
+    Contrast("so does code for its own sake", "code", "still", "accuracy", "higher", 0.02),
+    Contrast("training works", "true answers", "still", "accuracy", "higher", 0.05),
+    Contrast("never rewarded, no change", "random 0", "still", "accuracy", "equal", 0.005),
+)  # fmt: skip
+
+
+def figures(results: Results) -> list[tuple[str, Any]]:
+    """Give the figures of the report."""
+    right = "accuracy at temperature 1, held-out problems"
+    look = reading.watched(lambda seen: seen["accuracy"])
+    share = reading.watched(lambda seen: seen["share"].get("code"))
+    others = (*ON_MISLEADING, *ON_ABSENT)
+    return [
+        ("contrasts", forest(results)),
+        ("rewards", curves(results, REWARDS, look, x="step", y=right,
+                           title="Accuracy under each reward, amenable")),
+        ("others", curves(results, others, look, x="step", y=right,
+                          title="Accuracy on the organisms that are not amenable")),
+        ("share", curves(results, REWARDS, share, x="step", y="share of completions in code",
+                         title="The strategy under each reward, amenable")),
+        ("gain", intervals(results, [arm.name for arm in ARMS], reading.gain, at=0.0,
+                           x="accuracy after training less that before",
+                           title="Change of accuracy, all arms")),
+        ("gammas", gammas(results, GAMMAS)),
+        ("drift", drift(results, CLIPS)),
+        ("slopes", intervals(results, CLIPS, reading.opening_slope, at=0.0,
+                             x="slope of the log-odds' shift on the log-odds before",
+                             title="Does what is likely become more likely?")),
+        ("entropy", curves(results, CLIPS, reading.logged("entropy_all"), x="step",
+                           y="mean entropy of a token, nats", title="Entropy of the rollouts")),
+        ("strategies", strategies(results, REWARDS)),
+        ("switches", switches(results, (*REWARDS, *ON_MISLEADING))),
+        ("memorised", memorised(results, ON_CONTAMINATED)),
+    ]  # fmt: skip
+
+
+ANALYSIS = Analysis(
+    name="spurious_rewards",
+    question="Do rewards without meaning help a base that suits them, and why?",
+    claim=Source(
+        "2506.10947",
+        "Random and wrong rewards raise a model with a frequent and better strategy almost as far "
+        "as right ones, by way of clipping, which favours what is likely; other models gain "
+        "nothing.",
+        "text",
+    ),
+    refuted_by="no gain from a random reward on the organism that suits it, or the same drift of "
+    "the strategy without clipping",
+    execute="analyses.experiments.training:execute",
+    settings=SETTINGS,
+    arms=ARMS,
+    measures=MEASURES,
+    contrasts=CONTRASTS,
+    figures=figures,
+    quick={
+        "config": {"steps": 1, "prompts": 4, "n": 4, "updates": 2, "warmup": 0, "problems": 60,
+                   "label_samples": 4},
+        "watch": {"problems": 20, "n": 1, "every": 0},
+    },
+    quick_arms=("random 0.5", "no clipping", "still", "true answers", "wrong majority",
+                "random 0.5, contaminated", "forced amenable"),
+    evidence=(
+        Source("2512.16912", "The bias of clipping is negligible; clipping lowers entropy, and "
+               "without it accuracy can rise on random rewards, too.", "secondary", "against"),
+        Source("2507.10532", "The gains of Qwen2.5 are contamination: on arithmetic that nobody "
+               "can have memorised only right rewards help.", "abstract", "against"),
+        Source("2601.11061", "Spurious rewards bring back memorised answers, by way of a few "
+               "layers.", "secondary", "against"),
+        Source("2504.20571", "A single example raises mathematics by nearly as much as 7,500.",
+               "secondary", "for"),
+    ),
+    untested="models over 100 billion parameters; Qwen2.5 itself; whether contamination explains "
+    "its gains",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main(ANALYSIS))

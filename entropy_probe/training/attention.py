@@ -6,7 +6,7 @@ hands it queries, keys and values of the packed row.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,15 +34,24 @@ class PackedAttention:
         self.calls = 0
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
 
-    def masks(self, window: int | None, query: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Give what is added to the scores of trunks and of branches; None is plain causal."""
-        key = (window, query.dtype)
+    def masks(
+        self, window: int | None, dtype: torch.dtype, plain: bool, shared: int
+    ) -> tuple[Tensor | None, Tensor]:
+        """Give what is added to the scores of trunks and of branches.
+
+        Args:
+            window: how far a token sees, itself included; None for all of its row.
+            dtype: of the scores.
+            plain: whether None will do where a trunk's tokens see all before them.
+            shared: how often to repeat the rows, for queries folded into one head.
+        """
+        key = (window, dtype, plain, shared)
         if key not in self._masks:
             trunk, branch = self._seen(window)
-            plain = not self.eager and (window is None or window >= trunk.shape[1])
+            plain = plain and (window is None or window >= trunk.shape[1])
             self._masks[key] = (
-                None if plain else _added(trunk[None, None], query.dtype),
-                _added(branch[:, None], query.dtype),
+                None if plain else _added(trunk.repeat(shared, 1)[None, None], dtype),
+                _added(branch.repeat(1, shared, 1)[:, None], dtype),
             )
         return self._masks[key]
 
@@ -76,11 +85,13 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend over a packed row; the signature is that of transformers' attention functions."""
     packing.calls += 1
-    packed = packing.packed
-    attention = _attention_of(module, packing.eager or softcap is not None)
-    if softcap is not None:
+    packed, shared = packing.packed, query.shape[1] // key.shape[1]
+    plain = not packing.eager and softcap is None
+    attention = _scaled_dot_product
+    if not plain:
+        attention, shared = sys.modules[type(module).__module__].eager_attention_forward, 1
         options["softcap"] = softcap
-    trunk_mask, branch_mask = packing.masks(sliding_window, query)
+    trunk_mask, branch_mask = packing.masks(sliding_window, query.dtype, plain, shared)
 
     def run(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         states = (x.transpose(1, 2) for x in (queries, keys, values))
@@ -139,13 +150,35 @@ def packed_attention(model: nn.Module) -> Iterator[bool]:
             config._attn_implementation = before[key]
 
 
-def _attention_of(module: nn.Module, eager: bool) -> Callable:
-    """Give the attention function that computes what the module's own would."""
-    if eager:
-        return sys.modules[type(module).__module__].eager_attention_forward
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    return sdpa_attention_forward
+def _scaled_dot_product(
+    module: nn.Module,
+    query: Float[Tensor, "rows heads some d"],
+    key: Float[Tensor, "rows kv_heads all d"],
+    value: Float[Tensor, "rows kv_heads all d_value"],
+    mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **_: object,
+) -> tuple[Float[Tensor, "rows some heads d_value"], None]:
+    """Attend by torch's own function; keys and values are not repeated for their query heads."""
+    if position_bias is not None:
+        raise ValueError(f"{type(module).__name__} adds a bias to its scores: pass packed=False")
+    shared = query.shape[1] // key.shape[1]
+    options = {"dropout_p": dropout, "scale": scaling}
+    if mask is None or shared == 1:
+        found = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared > 1,
+            **options,
+        )  # fmt: skip
+        return found.transpose(1, 2), None
+    # The query heads of a key's as further queries of one head: faster than enable_gqa.
+    folded = query.unflatten(1, (-1, shared)).flatten(2, 3)
+    found = nn.functional.scaled_dot_product_attention(
+        folded, key, value, attn_mask=mask, **options
+    )
+    return found.unflatten(2, (shared, -1)).flatten(1, 2).transpose(1, 2), None
 
 
 def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,8 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
@@ -23,12 +24,19 @@ def pin(threads: int) -> None:
 
 def peak_mb(run: Callable[[], object]) -> float:
     """Give how far the process's memory rose above what it was, while something ran (Linux)."""
+    with watching_peak() as risen:
+        run()
+    return risen()
+
+
+@contextmanager
+def watching_peak() -> Iterator[Callable[[], float]]:
+    """Yield what gives how far the process's memory rose above what it was, in MB (Linux)."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what loading freed must not hide what is taken now
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     before = _status("VmRSS")
-    run()
-    return (_status("VmHWM") - before) / 1024
+    yield lambda: (_status("VmHWM") - before) / 1024
 
 
 def limit_seconds(model, run: Callable[[], object]) -> tuple[float, int]:

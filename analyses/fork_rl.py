@@ -107,7 +107,7 @@ CONTRASTS = (
 def figures(results: Results) -> list[tuple[str, Any]]:
     """Give the figures of the report."""
     look = reading.watched(lambda seen: seen["accuracy"])
-    step, right = "step", "accuracy at temperature 1, held-out problems"
+    step, right = "step", "accuracy (temperature 1, held out)"
     share = reading.watched(lambda seen: seen["share"].get("code"))
     return [
         ("contrasts", forest(results)),

@@ -94,7 +94,7 @@ CONTRASTS = (
 
 def figures(results: Results) -> list[tuple[str, Any]]:
     """Give the figures of the report."""
-    right = "accuracy at temperature 1, held-out problems"
+    right = "accuracy (temperature 1, held out)"
     look = reading.watched(lambda seen: seen["accuracy"])
     share = reading.watched(lambda seen: seen["share"].get("code"))
     within = reading.watched(lambda seen: seen["right"].get("code"))

@@ -1,12 +1,18 @@
-"""What all analyses together take: ``python -m analyses.plan`` prints arms, seeds and minutes."""
+"""What all analyses together take: ``python -m analyses.plan`` prints arms, seeds and minutes.
+
+The plan as it was fixed before the runs is ``analyses/PLAN.md``; ``--out`` writes one.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from analyses.experiments.analysis import Analysis
 from analyses.experiments.every import every_analysis
+from entropy_probe.storage.files import replacing
 
+PLAN = Path(__file__).with_name("PLAN.md")
 CORES = 2
 HOURS = 6.0
 """What the whole plan may take on so many cores."""
@@ -45,11 +51,21 @@ def hours(analyses: Sequence[Analysis]) -> float:
     return sum(analysis.minutes for analysis in analyses) / 60 / CORES
 
 
+def document(analyses: Sequence[Analysis]) -> str:
+    """Give the plan with its heading, as a file holds it."""
+    return f"# Plan of the analyses\n\nWritten by `python -m analyses.plan`.\n\n{table(analyses)}\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; 1 where it takes more than it may."""
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there, too")
+    options = parser.parse_args(argv)
     analyses = every_analysis()
     print(table(analyses))
+    if options.out:
+        with replacing(options.out) as temporary:
+            temporary.write_text(document(analyses), encoding="utf-8")
     return 0 if hours(analyses) <= HOURS else 1
 
 

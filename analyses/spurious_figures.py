@@ -137,6 +137,8 @@ def strategies(results: Results, arms: Sequence[str]) -> go.Figure:
                 marker={"symbol": mark, "size": 11, "color": STYLES[number % len(STYLES)][0]},
                 error_y={"array": [value.high - value.value], "type": "data"},
             )  # fmt: skip
+    figure.update_xaxes(range=[0, 1.02])
+    figure.update_yaxes(range=[0, 1.02])
     return figure
 
 

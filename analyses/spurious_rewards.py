@@ -141,7 +141,7 @@ CONTRASTS = (
 
 def figures(results: Results) -> list[tuple[str, Any]]:
     """Give the figures of the report."""
-    right = "accuracy at temperature 1, held-out problems"
+    right = "accuracy (temperature 1, held out)"
     look = reading.watched(lambda seen: seen["accuracy"])
     share = reading.watched(lambda seen: seen["share"].get("code"))
     others = (*ON_MISLEADING, *ON_ABSENT)

@@ -8,8 +8,10 @@ import pytest
 from made_results import lines, result, results
 
 from analyses import claims, plan, readme
+from analyses.experiments import every
 from analyses.experiments.analysis import Analysis
 from analyses.experiments.command import main, read_results, results_path
+from analyses.experiments.every import every_analysis
 from analyses.experiments.pictures import data_of
 from analyses.experiments.report import render, summary
 from analyses.experiments.results import Results
@@ -153,6 +155,13 @@ def test_the_plan_adds_up():
     text = plan.table(found)
     assert f"{whole:.0f} core-minutes" in text
     assert text.count("| fork_rl |") == len(found[0].arms)
+
+
+def test_the_whole_plan_is_within_its_hours_and_the_committed_one_is_it():
+    found = every_analysis()
+    assert [each.name for each in found] == list(every.NAMES)
+    assert 0 < plan.hours(found) <= plan.HOURS
+    assert plan.PLAN.read_text() == plan.document(found)
 
 
 def test_a_contrast_of_what_is_not_there_is_refused():

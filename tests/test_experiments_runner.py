@@ -103,7 +103,9 @@ def test_a_runner_that_is_killed_leaves_no_run_behind_and_the_next_one_goes_on(t
     runner.wait()
     wait_for(lambda: not alive(worker))
     assert len(read_lines(path)) == 1
-    run_missing("tests.planned_runs:double", [*runs(1), Run("arm", 5, {"value": 1, "seed": 5})], path)
+    run_missing(
+        "tests.planned_runs:double", [*runs(1), Run("arm", 5, {"value": 1, "seed": 5})], path
+    )
     assert len(read_lines(path)) == 2
 
 

@@ -48,6 +48,7 @@ def add_band(
     highs, lows = [f.high for f in figures], [f.low for f in figures]
     figure.add_scatter(
         x=[*x, *reversed(x)], y=[*highs, *reversed(lows)], fill="toself", hoverinfo="skip",
+        mode="lines",
         fillcolor=f"rgba({rgb},0.15)", line={"width": 0}, legendgroup=name, showlegend=False,
     )  # fmt: skip
     figure.add_scatter(

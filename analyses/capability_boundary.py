@@ -31,36 +31,35 @@ SETTINGS = {
     "problems": 40,
     "n": N,
     "max_new_tokens": 72,
-}
-RL = {
     "reward": "correct",
     "config": {
         "steps": 24, "prompts": 24, "n": 16, "max_new_tokens": 72, "optimizer": "sgd", "lr": 0.02,
         "warmup": 3, "decay": "linear", "rollouts_every": 0, "selection": {"select": "all"},
     },
+    "distil": {
+        "teacher": "organism:amenable", "task": "arithmetic:long", "problems": 1500,
+        "steps": 150, "batch": 48, "lr": 1e-3,
+    },
 }  # fmt: skip
+REINFORCED = {"learn": "reward"}
 SHALLOW = {
     "model": "organism:shallow",
     "evaluate": {"near": "arithmetic:middle", "far": "arithmetic:long"},
 }
-DISTIL = {
-    "teacher": "organism:amenable", "task": "arithmetic:long", "problems": 1500, "steps": 150,
-    "batch": 48, "lr": 1e-3,
-}  # fmt: skip
 
 primary = partial(Arm, seeds=8, role="primary")
 ARMS = (
     primary("base", "as it is", minutes=1.8),
-    primary("trained", "reinforced on true answers", RL | {"match": True}, minutes=5.0),
+    primary("trained", "reinforced on true answers", REINFORCED | {"match": True}, minutes=5.0),
     primary("shallow", "good at 2 and 3 steps, as it is", SHALLOW, minutes=1.2),
     primary("edge", "reinforced on 4 steps, at the edge of what it can",
-            SHALLOW | RL | {"task": "arithmetic:middle"}, minutes=2.5),
+            SHALLOW | REINFORCED | {"task": "arithmetic:middle"}, minutes=2.5),
     primary("distilled", "taught 5 and 6 steps by amenable's valid completions",
-            SHALLOW | {"distil": DISTIL}, minutes=3.0),
+            SHALLOW | {"learn": "distil"}, minutes=3.0),
     Arm("inside", "reinforced on 2 and 3 steps, which it can", minutes=2.2,
-        settings=SHALLOW | RL | {"task": "arithmetic:short"}),
+        settings=SHALLOW | REINFORCED | {"task": "arithmetic:short"}),
     Arm("beyond", "reinforced on 5 and 6 steps, which it cannot", minutes=3.0,
-        settings=SHALLOW | RL | {"task": "arithmetic:long"}),
+        settings=SHALLOW | REINFORCED | {"task": "arithmetic:long"}),
 )  # fmt: skip
 
 MEASURES = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,13 @@ def per_problem(
     return both, np.bincount(problem, weights=counted.astype(float), minlength=problems)
 
 
+@lru_cache(maxsize=4)
 def _resamples(problems: int) -> np.ndarray:
     """Give how often each problem is drawn, ``[draws, problems]``; the same ones every time."""
     rng = np.random.default_rng(0)
-    return rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS).astype(float)
+    drawn = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS).astype(float)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def plain(figures: Mapping[str, Figure | None]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ Settings: ``model``, ``task`` (what is trained on), ``seed``, ``max_new_tokens``
 
     evaluate        name -> task of the problems asked; "own" is ``task`` itself
     problems, n     of each task, and completions of each: pass@k goes up to k = n
-    reward, config  of the training, as in `training`; without a reward there is none
-    distil          teacher, task, problems, steps, batch and lr of a distillation, in its place
+    learn           "reward" or "distil"; without it, the model stays as it is
+    reward, config  of the training, as in `training`
+    distil          of the distillation: the arguments of `distil`
     match           whether to ask again at the temperature that gives the entropy before training
 """
 
@@ -42,10 +43,10 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     task, seed = get_task(settings["task"]), settings["seed"]
     found: dict[str, Any] = {"weights": weights_fingerprint(model)}
     base = copy.deepcopy(model)
-    if settings.get("reward"):
+    if settings.get("learn") == "reward":
         config = TrainConfig.from_dict(settings["config"] | {"seed": seed})
         train(model, tokenizer, task, config=config, reward=settings["reward"])
-    if settings.get("distil"):
+    elif settings.get("learn") == "distil":
         found["distilled"] = distil(model, tokenizer, seed=seed, **settings["distil"])
     asked = {name: get_task(settings["task"] if each == "own" else each)
              for name, each in settings["evaluate"].items()}  # fmt: skip
@@ -91,7 +92,8 @@ def solved(
     steps = isinstance(task, Arithmetic)
     right, valid, answers = [], [], []
     for i, problem in enumerate(problems):
-        texts = [rows.completion(row) for row in range(i * n, (i + 1) * n)]
+        mine = rows[i * n : (i + 1) * n]
+        texts = [mine.completion(row) for row in range(n)]
         known: dict[str, tuple[bool, bool]] = {}
         for text in set(texts):
             good = task.verify(problem, text) == 1.0

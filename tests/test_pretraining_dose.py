@@ -1,0 +1,70 @@
+"""The analysis of the dose on results that are put in."""
+
+import pytest
+from declared import check_drawing, check_plan, check_quick, statements
+from made_results import look, results
+
+from analyses.claims import CONTRADICTED, SHOWN
+from analyses.experiments.doses import recipe
+from analyses.pretraining_dose import ANALYSIS, BARE, MEASURES, NONE, TEN, gain
+from entropy_probe.training.config import TrainConfig
+
+
+def dosed(true: float, coin: float, share: float = 0.1) -> dict:
+    """Give what a run leaves: accuracy 0.6 before, and gains."""
+    gains = {"true": true, "random": coin, "inverted": -0.2}
+    return {
+        "before": look(0, 0.6, share),
+        "after": {name: look(16, 0.6 + value, share) for name, value in gains.items()},
+    }
+
+
+CLAIMED = {
+    NONE: lambda e: dosed(0.05 + e, 0.0 + e, 0.0),
+    TEN: lambda e: dosed(0.3 + e, 0.1 + e),
+    BARE: lambda e: dosed(0.1 - e, 0.0),
+    "50%, steps written": lambda e: dosed(0.35 + e, 0.2, 0.5),
+}
+
+
+def test_the_plan_can_decide_and_be_trained():
+    check_plan(ANALYSIS)
+    for run in ANALYSIS.runs():
+        for how in run.settings["rewards"].values():
+            TrainConfig.from_dict(how["config"] | {"seed": run.seed})
+
+
+def test_a_dose_is_the_share_of_code_whatever_the_problem():
+    for run in ANALYSIS.runs(seeds=1):
+        made = recipe(run.settings)
+        shares = {share for _, pair in made.corpus.code_shares for share in pair}
+        percent = int(run.arm.partition("%")[0])
+        assert shares == {percent / 100}
+        assert made.start == "absent"
+        assert made.corpus.code.block == (2 if run.arm == BARE or "skipped" in run.arm else 1)
+        assert not made.corpus.code.rounding
+        assert made.corpus.prose.rounding
+
+
+def test_what_is_claimed_is_shown_and_a_planted_error_is_seen():
+    assert set(statements(results(ANALYSIS, CLAIMED)).values()) == {SHOWN}
+    # The reward that was to be a coin was the truth, for both: no habit needed.
+    leaked = CLAIMED | {NONE: lambda e: dosed(0.3 + e, 0.3 + e, 0.0)}
+    found = statements(results(ANALYSIS, leaked))
+    assert found["a habit makes a coin help"] == CONTRADICTED
+    assert found["written steps are what is selected"] == SHOWN
+
+
+def test_gains_are_differences_on_the_same_problems():
+    assert gain("true")(dosed(0.3, 0.1)) == pytest.approx(0.3)
+    assert MEASURES["share of code before"](dosed(0.3, 0.1, 0.4)) == 0.4
+    assert MEASURES["right in code before"](dosed(0.3, 0.1)) == 0.6
+
+
+def test_figures_and_verdicts_come_from_the_lines(tmp_path):
+    check_drawing(ANALYSIS, CLAIMED, tmp_path / "lines.jsonl")
+
+
+@pytest.mark.slow
+def test_a_quick_run_goes_from_end_to_end(tmp_path, capsys):
+    check_quick(ANALYSIS, tmp_path / "report.html", capsys)

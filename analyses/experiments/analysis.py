@@ -142,11 +142,12 @@ class Analysis:
             raise ValueError(f"{self.name}: two arms have one name among {names}")
         for contrast in self.contrasts:
             self.arm(contrast.arm), self.arm(contrast.other)
-            if contrast.measure not in self.measures:
-                raise ValueError(
-                    f"{self.name}: contrast {contrast.name!r} reads {contrast.measure!r}, known "
-                    f"are {', '.join(self.measures)}"
-                )
+            for measure in (contrast.measure, contrast.against or contrast.measure):
+                if measure not in self.measures:
+                    raise ValueError(
+                        f"{self.name}: contrast {contrast.name!r} reads {measure!r}, known are "
+                        f"{', '.join(self.measures)}"
+                    )
 
     @property
     def minutes(self) -> float:

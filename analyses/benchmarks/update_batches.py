@@ -52,6 +52,7 @@ def load_case(case: Case):
         model, tokenizer = LlamaForCausalLM(config), load_tokenizer("smollm2")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    model.is_quantized = False  # float32 since it was loaded, which a GGUF file hides from trainers
     return model.train(), tokenizer
 
 

@@ -1,7 +1,7 @@
-"""Token statistics from hidden states, against materialised logits: time, memory, exactness.
+"""`score` against materialised logits at a large vocabulary: time, memory, exactness.
 
-A random model's unembedding at a large vocabulary; the tokens' hidden states are given, so that
-what is measured is what comes after the body's own forward.
+A decoder of two layers with random weights, so that the unembedding is most of the work. Memory of
+the statistics is what comes on top of the body's own forward, which is run alone first.
 
     python -m analyses.benchmarks.scoring
 """
@@ -9,13 +9,13 @@ what is measured is what comes after the body's own forward.
 import argparse
 import statistics
 import sys
-import threading
 import time
-from pathlib import Path
+
+_NAMES = ("body alone", "score", "materialised")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print both ways' time and extra memory, and the largest error of the entropies."""
+    """Print each way's time and extra memory, and the largest error of the entropies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--width", type=int, default=896)
@@ -28,89 +28,115 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    unembed = torch.randn(args.vocab, args.width, device=args.device) * 0.1
-    hidden = torch.randn(args.rows, args.length, args.width, device=args.device)
-    tokens = torch.randint(args.vocab, (args.rows, args.length), device=args.device)
-    logits_mb = tokens.numel() * args.vocab * 4 / 2**20
-    found = {}
-    for name, run in (("ours", _ours), ("materialised", _materialised)):
-        seconds, extra = [], 0.0
-        for repeat in range(args.repeats + 1):
-            took, memory, stats = _measure(run, hidden, unembed, tokens)
-            extra = max(extra, memory)
-            if repeat:
-                seconds.append(took)
-        found[name] = (statistics.median(seconds), extra, stats)
+    from analyses.benchmarks.machine import pin
+    from entropy_probe import load
+
+    pin(args.threads)
+    model = _model(args)
+    tokenizer = load("organism:amenable", device="cpu")[1]  # only names tokens
+    ids = torch.randint(args.vocab, (args.rows, args.length), device=args.device)
+    # Position 0 has no distribution: `score` describes length - 1 tokens a row.
+    logits_mb = ids[:, 1:].numel() * args.vocab * 4 / 2**20
+    runs = dict(zip(_NAMES, _runs(model, tokenizer, ids), strict=True))
+    found = {name: _measure(run, args.repeats, ids.is_cuda) for name, run in runs.items()}
+    body = found["body alone"]["extra"]
+    for name, figures in found.items():
+        seconds, beyond = figures["seconds"], figures["extra"] - body
         print(
             f"{name:13} {statistics.median(seconds):7.2f} s ({min(seconds):.2f}-{max(seconds):.2f})"
-            f"  extra {extra:7.0f} MB = {extra / logits_mb:6.1%} of the logits' {logits_mb:.0f} MB",
+            f"  beyond the body {beyond:6.0f} MB = {beyond / logits_mb:6.1%} of the logits' "
+            f"{logits_mb:.0f} MB",
             flush=True,
         )
-    print(f"time ours / materialised: {found['ours'][0] / found['materialised'][0]:.2f}x")
-    print(
-        f"largest error of 64 entropies against float64: {_error(hidden, unembed, found):.2e} nats"
-    )
+    ours, theirs = (statistics.median(found[name]["seconds"]) for name in _NAMES[1:])
+    print(f"time score / materialised: {ours / theirs:.2f}x")
+    error = _error(model, ids, found["score"]["result"].entropy)
+    print(f"largest error of 64 entropies against float64: {error:.2e} nats")
     return 0
 
 
-def _ours(hidden, unembed, tokens):
-    from entropy_probe import token_stats
+def _model(args: argparse.Namespace):
+    """Build the decoder; its unembedding is scaled up so that entropies are not all alike."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return token_stats(hidden, unembed, tokens, alternatives=5)
-
-
-def _materialised(hidden, unembed, tokens):
-    """Compute the same statistics the usual way, whole logits at once."""
-    logits = hidden @ unembed.T
-    logprobs = logits.log_softmax(-1)
-    own = logprobs.gather(-1, tokens[..., None])
-    entropy = -(logprobs.exp() * logprobs).sum(-1)
-    top = logprobs.topk(5)
-    return entropy, own[..., 0], (logprobs > own).sum(-1), top.indices, top.values
-
-
-def _error(hidden, unembed, found) -> float:
-    rows = hidden.flatten(0, 1)[:: max(1, hidden[..., 0].numel() // 64)].double()
-    picks = slice(None, None, max(1, hidden[..., 0].numel() // 64))
-    logprobs = (rows @ unembed.double().T).log_softmax(-1)
-    exact = -(logprobs.exp() * logprobs).sum(-1)
-    return float((found["ours"][2].entropy.flatten()[picks] - exact).abs().max())
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=args.vocab, hidden_size=args.width, intermediate_size=4864, num_hidden_layers=2,
+        num_attention_heads=14, num_key_value_heads=2, max_position_embeddings=4096,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval().to(args.device)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(5.0)
+    return model
 
 
-def _measure(run, hidden, unembed, tokens):
-    """Give (seconds, extra MB at the peak, result) of one call."""
+def _runs(model, tokenizer, ids):
+    """Give what is measured, in the order of the names."""
     import torch
 
-    if hidden.is_cuda:
-        torch.cuda.synchronize()
+    from entropy_probe import score
+
+    valid = torch.ones(ids.shape, dtype=torch.bool)
+    valid[:, 0] = False
+
+    @torch.no_grad()
+    def body():
+        return model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+
+    def ours():
+        return score(model, tokenizer, ids.cpu(), valid, batch_size=len(ids))
+
+    @torch.no_grad()
+    def materialised():
+        """Compute the same statistics the usual way, whole logits at once."""
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        logprobs = logits.log_softmax(-1)
+        own = logprobs.gather(-1, ids[:, 1:, None])
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        top = logprobs.topk(5)
+        return entropy, own[..., 0], (logprobs > own).sum(-1), top.indices, top.values
+
+    return body, ours, materialised
+
+
+def _error(model, ids, entropy) -> float:
+    """Give the largest error of 64 entropies, by float64 from the body's states."""
+    import torch
+
+    with torch.no_grad():
+        states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        found = entropy[:, 1:].flatten()
+        picks = torch.linspace(0, found.numel() - 1, 64).long()
+        rows = states.flatten(0, 1)[picks.to(ids.device)].cpu().double()
+        logprobs = (rows @ model.lm_head.weight.cpu().double().T).log_softmax(-1)
+        exact = -(logprobs.exp() * logprobs).sum(-1)
+    return float((found[picks] - exact).abs().max())
+
+
+def _measure(run, repeats: int, on_cuda: bool) -> dict:
+    """Give the seconds of each run and the extra MB at the peak of one before them."""
+    import torch
+
+    from analyses.benchmarks.machine import peak_mb
+
+    if on_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
+        run()
+        extra = (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        extra = peak_mb(run)
+    seconds, result = [], None
+    for _ in range(repeats):
+        result = None  # its memory must not lie beside the next one's
         start = time.perf_counter()
-        result = run(hidden, unembed, tokens)
-        torch.cuda.synchronize()
-        took = time.perf_counter() - start
-        return took, (torch.cuda.max_memory_allocated() - before) / 2**20, result
-    before, peak, done = _resident_mb(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], _resident_mb())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    result = run(hidden, unembed, tokens)
-    took = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    return took, max(0.0, peak[0] - before), result
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+        result = run()
+        if on_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "extra": extra, "result": result}
 
 
 if __name__ == "__main__":

@@ -48,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(work: Workload, engine: str, batch: int, repeats: int, threads: int) -> dict:
-    """Time one engine in this process; a first run, not timed, gives the extra memory."""
+    """Time one engine in this process; a first run gives the extra memory, and warms it up.
+
+    With no repeats the first run is the one timed: enough to choose a batch size by.
+    """
     import torch
 
     from analyses.benchmarks.engines import BACKENDS, ENGINES
@@ -67,16 +70,21 @@ def measure(work: Workload, engine: str, batch: int, repeats: int, threads: int)
         torch.manual_seed(seed)
         return ENGINES[engine](model, tokenizer, prompts, work, batch, seed)
 
-    extra = peak_mb(lambda: run(0))
-    for repeat in range(1, repeats + 1):
+    def timed(seed: int) -> int:
         start = time.perf_counter()
-        made = run(repeat)
+        made = run(seed)
         seconds.append(time.perf_counter() - start)
         rates.append(made / seconds[-1])
+        return made
+
+    extra = peak_mb(lambda: timed(0))
+    made = [timed(repeat) for repeat in range(1, repeats + 1)]
+    if made:
+        del seconds[0], rates[0]
     found = {"batch": batch, "seconds": seconds, "rates": rates, "extra_mb": extra}
-    if engine == "ours":
+    if engine == "ours" and made:
         limit, passes = limit_seconds(model, lambda: run(repeats))
-        found |= {"limit_seconds": limit, "limit_rate": made / limit, "passes": passes}
+        found |= {"limit_seconds": limit, "limit_rate": made[-1] / limit, "passes": passes}
     return found
 
 
@@ -93,7 +101,7 @@ def _compare(name: str, args: argparse.Namespace) -> dict:
     found, best = {}, {}
     for engine in args.engines:
         if engine in _TUNED and len(sizes) > 1:
-            tried = {size: _fresh(name, engine, size, 1, args) for size in sizes}
+            tried = {size: _fresh(name, engine, size, 0, args) for size in sizes}
             best[engine] = max(sizes, key=lambda size, tried=tried: tried[size]["rates"][0])
         batch = best.get(engine, best.get("generate", sizes[-1]))
         found[engine] = _fresh(name, engine, batch, args.repeats, args)

@@ -131,6 +131,16 @@ def test_processes_with_rows_of_other_lengths_decode_in_lockstep(tmp_path):
 
 
 @pytest.mark.slow
+def test_wrappers_reduce_the_sparse_steps_gradients(tmp_path):
+    """Outside a wrapper's own forward one leaves them unsynchronised, and the other raises."""
+    two("wrapped", tmp_path)
+    for rank in range(2):
+        apart = json.loads((tmp_path / f"apart-{rank}").read_text())
+        assert set(apart) == {"replica", "sharded"}
+        assert max(apart.values()) < 1e-5
+
+
+@pytest.mark.slow
 def test_what_fails_in_one_process_fails_in_all(tmp_path):
     two("first", tmp_path)
     assert (tmp_path / "said-0").read_text() == "ValueError: the disk is full"

@@ -1,13 +1,17 @@
 """The log: lines, cut where a resumed run begins, handed on."""
 
+import importlib.machinery
 import json
 import math
 import sys
 import types
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
+from words import Words, quick
 
-from entropy_probe.training.journal import Journal, read_log, trackio_log
+from entropy_probe.training.journal import Journal, default_log, read_log, trackio_log
+from entropy_probe.training.trainer import train
 
 
 def test_lines_are_written_and_handed_on(tmp_path):
@@ -45,14 +49,30 @@ def test_without_a_folder_lines_are_kept():
     journal.close()
 
 
-def test_trackio_gets_the_numbers(monkeypatch):
+@pytest.fixture
+def sent(monkeypatch):
+    """Stand in for trackio; give what it is sent."""
     sent = []
     run = types.SimpleNamespace(log=lambda values, step: sent.append((step, values)))
     board = types.ModuleType("trackio")
-    board.init = lambda project, name, config: sent.append((project, name, config)) or run
+    board.__spec__ = importlib.machinery.ModuleSpec("trackio", None)
+
+    def init(project, name, config, resume):
+        sys.stdout.write("* hello\n")
+        sent.append((project, name, config))
+        assert resume == "allow"
+        return run
+
+    board.init = init
     monkeypatch.setitem(sys.modules, "trackio", board)
+    return sent
+
+
+def test_trackio_gets_the_numbers(sent, capsys):
     log = trackio_log("forks", "mine", {"lr": 1})
+    assert sent == []
     log({"kind": "header", "weights": "a"})
+    assert capsys.readouterr() == ("", "* hello\n")
     log({"kind": "step", "step": 3, "loss": 0.5, "threshold": None, "roles": {"a": 1}})
     log({"kind": "evaluation", "step": 3, "temperature": 0.6, "accuracy": 0.25})
     assert sent == [
@@ -62,8 +82,23 @@ def test_trackio_gets_the_numbers(monkeypatch):
     ]
 
 
-def test_without_trackio_it_is_said(monkeypatch):
+def test_it_is_the_default_where_it_is_installed(sent, tmp_path):
+    options = {"steps": 1, "prompts": 2, "n": 2}
+    heard = []
+    for number, log in enumerate((None, heard.append)):
+        train(
+            tiny_model(), tiny_tokenizer(), Words(), config=quick(**options),
+            out=tmp_path / f"run {number}", log=log,
+        )  # fmt: skip
+    assert [entry[:2] for entry in sent[:1]] == [("entropy-probe", "run 0")]
+    assert [step for step, _ in sent[1:]] == [1]
+    assert [line["kind"] for line in heard] == ["header", "step"]
+    assert default_log(None, {}) is None
+
+
+def test_without_trackio_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "trackio", None)
+    assert default_log(tmp_path, {}) is None
     with pytest.raises(ModuleNotFoundError, match="trackio"):
         trackio_log("a", "b", {})
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from updates import furthest, make_batch, plain_step, random_mask, take_gradients
 from words import Words, quick
 
 from entropy_probe.models.engine import engine_of
 from entropy_probe.sampling import sample
 from entropy_probe.training.distributed import in_lockstep, join, shard_model
 from entropy_probe.training.options import Selection
+from entropy_probe.training.sparse import policy_step
 from entropy_probe.training.trainer import train
 
 
@@ -80,6 +82,26 @@ def failing(out, options):
         )
     except ValueError as error:
         (out / f"said-{ranks.index}").write_text(f"{type(error).__name__}: {error}")
+
+
+def wrapped(out, options):
+    """Take a step inside each wrapper, with half of the rows: the gradients of all rows."""
+    ranks, model = join(), tiny_model()
+    batch = make_batch(model)
+    kept = random_mask(batch.valid)
+    _, expected = plain_step(model, batch, kept, 11.0)
+    mine = torch.arange(len(batch))[ranks.index :: 2]  # five rows, and four
+    part, own = batch.take(mine), kept[mine]
+    replica = torch.nn.parallel.DistributedDataParallel(tiny_model())
+    # It averages over the two processes.
+    policy_step(replica, part, kept=own, denominator=11.0 / 2, micro_rows=2)
+    apart = {"replica": furthest(take_gradients(replica.module), expected)}
+    sharded = tiny_model()
+    shard_model(sharded)
+    policy_step(sharded, part, kept=own, denominator=11.0, micro_rows=2, share=False, passes=3)
+    found = {name: p.grad.full_tensor() for name, p in sharded.named_parameters()}
+    apart["sharded"] = furthest(found, expected)
+    (out / f"apart-{ranks.index}").write_text(json.dumps(apart))
 
 
 if __name__ == "__main__":

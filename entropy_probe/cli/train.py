@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 )
 @model_options(required=False)
 @click.option("--task", metavar="NAME", help="Problems, with their verifier.")
-@click.option("--reward", metavar="NAME", default=None, help="What is learnt.  [default: correct]")
+@click.option(
+    "--reward",
+    metavar="NAME",
+    help="What is learnt: correct, majority, random:0.5, format+confidence, ...; a name that is "
+    "not known lists all.  [default: correct]",
+)
 @click.option(
     "--preset",
     type=click.Choice(PRESETS),
@@ -45,7 +50,11 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="JSON with any of these options; those given count more.",
 )
-@click.option("--trackio", metavar="PROJECT", help="Also log to trackio's local board.")
+@click.option(
+    "--trackio",
+    metavar="PROJECT",
+    help="Project on trackio's local board, '' for none.  [default: entropy-probe, if installed]",
+)
 @click.option("--dry-run", is_flag=True, help="Show configuration, memory and TRL's arguments.")
 @click.option("--resume", is_flag=True, help="Go on with the run at -o; alone, as begun.")
 @click.option("-o", "--out", metavar="DIR", help="Folder.  [default: runs/<model>-<time>]")
@@ -148,10 +157,13 @@ def _run(
     path: Path, resume: bool, trackio: str | None,
 ) -> None:  # fmt: skip
     """Train, and say what came of it."""
-    from entropy_probe.training.journal import trackio_log
+    from entropy_probe.training.journal import default_log, trackio_log
     from entropy_probe.training.trainer import train as train_model
 
-    board = trackio_log(trackio, path.name, config.to_dict()) if trackio and ranks.main else None
+    about = (path.name, config.to_dict())
+    board = trackio_log(trackio, *about) if trackio else None
+    if trackio is None:
+        board = default_log(path, about[1])
 
     def log(line: dict[str, Any]) -> None:
         tell(line, config.steps)

@@ -1,13 +1,18 @@
 """The log of a training run: JSON lines in its folder, and whoever else wants to hear of them."""
 
+import importlib.util
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 LOG = "log.jsonl"
+PROJECT = "entropy-probe"
+"""What trackio's board calls the runs together."""
 Log = Callable[[dict[str, Any]], None]
 """Called with each line; ``kind`` is "header", "step" or "evaluation"."""
 
@@ -60,18 +65,32 @@ def read_log(out: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def default_log(out: Path | None, config: Mapping[str, Any]) -> Log | None:
+    """Give trackio's local board where it is installed and the run has a folder, else None."""
+    if out is None or importlib.util.find_spec("trackio") is None:
+        return None
+    return trackio_log(PROJECT, out.name, config)
+
+
 def trackio_log(project: str, name: str, config: Mapping[str, Any]) -> Log:
     """Give a listener that sends the numbers of each line to trackio's local board.
+
+    A run of that name there is gone on with. Nothing is sent before the first line.
 
     Raises:
         ModuleNotFoundError: trackio is not installed.
     """
     import trackio
 
-    run = trackio.init(project=project, name=name, config=dict(config))
+    runs = []
 
     def log(line: dict[str, Any]) -> None:
         kind, step = line["kind"], line.get("step")
+        if not runs:
+            with redirect_stdout(sys.stderr):  # it greets, and ours is for what pipes read
+                runs.append(
+                    trackio.init(project=project, name=name, config=dict(config), resume="allow")
+                )
         if kind == "header":
             return
         if kind == "evaluation":
@@ -81,7 +100,7 @@ def trackio_log(project: str, name: str, config: Mapping[str, Any]) -> Log:
             for key, value in line.items()
             if isinstance(value, int | float) and key not in ("step", "temperature")
         }
-        run.log(numbers, step=step)
+        runs[0].log(numbers, step=step)
 
     return log
 

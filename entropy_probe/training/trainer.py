@@ -28,7 +28,7 @@ from .config import TrainConfig
 from .distributed import Ranks, in_lockstep, join, shard_model, with_bf16
 from .evaluation import evaluate
 from .folder import About, opened
-from .journal import Journal, Log
+from .journal import Journal, Log, default_log
 from .learning import Learner
 from .measures import measure
 from .optimizing import make_optimizer
@@ -80,7 +80,8 @@ def train(
         out: folder of the log, the checkpoints and the saved rollouts; None keeps nothing.
         resume: go on with the run in that folder, from its last checkpoint: bit for bit on the
             same machine. The model must be as it was before training, or as it was then.
-        log: called with each line of the log, in the first process.
+        log: called with each line of the log, in the first process; default: trackio's local
+            board, where it is installed and there is a folder.
         should_stop: asked before each step whether to end early, with a checkpoint.
 
     Raises:
@@ -110,10 +111,9 @@ def train(
         source = make_source(model, tokenizer, task, reward, config, ranks, out)
         learner, engine = _set_up(model, config, ranks, checkpoint)
         progress = checkpoint.progress if checkpoint else Progress()
+        log = (log or default_log(out, config.to_dict())) if ranks.main else None
         journal = Journal(
-            out if ranks.main else None,
-            [log] if log and ranks.main else [],
-            start=progress.log_bytes,
+            out if ranks.main else None, [log] if log else [], start=progress.log_bytes
         )
         held.callback(journal.close)
         if not checkpoint:

@@ -123,7 +123,7 @@ def make_arms(
     difference = bench.strongest(
         Steering(None, {_unit(observed.difference()): 1.0}, **place), observed.size
     )
-    shuffled = bench.shuffled(observed)
+    shuffled = None if plan.shuffle is not None else bench.shuffled(observed)
     word, words = bench.word(edit)
     arms = [
         Intervention("features", "features", edit),
@@ -131,7 +131,7 @@ def make_arms(
         *([Intervention(f"begin with {word!r}", "token injection", prefix=word)] if word else []),
         *([_prompted(word)] if word else []),
         Intervention(f"temperature {COLD:g}", "low temperature", temperature=COLD),
-        Intervention("shuffled labels", "shuffled labels", shuffled.steering),
+        *_shuffled(shuffled),
         *_elsewhere(edit, plan),
         Intervention("splice", "splice", Splice(sae, sae.layer)),
         *_latents(sae, edit, observed, plan),
@@ -140,7 +140,7 @@ def make_arms(
         "problems": len(problems), "completions": drawing.n, "seed": drawing.seed,
         "told apart": observed.label, "by": plan.by if not plan.features else "given",
         "features": dict(features.about), "mean difference": dict(difference.about),
-        "shuffled labels": dict(shuffled.about), "words": words,
+        "shuffled labels": None if shuffled is None else dict(shuffled.about), "words": words,
         "threshold": None if threshold is None else threshold.describe(),
     }  # fmt: skip
     return Arms(tuple(arms), _randoms(sae, edit, plan), _ablations(sae, edit), about)
@@ -244,6 +244,13 @@ def _prompted(word: str) -> Intervention:
         return word + problem.prompt
 
     return Intervention(f"prompt begins with {word!r}", "prompt forcing", prompt=write)
+
+
+def _shuffled(chosen: Chosen | None) -> list[Intervention]:
+    """Give what was chosen for labels that mean nothing; none where all labels are such."""
+    if chosen is None:
+        return []
+    return [Intervention("shuffled labels", "shuffled labels", chosen.steering)]
 
 
 def _elsewhere(edit: Steering, plan: Plan) -> list[Intervention]:

@@ -123,6 +123,7 @@ def test_labels_can_be_made_to_mean_nothing(organism, sae, problems, arms):
     plan = dataclasses.replace(PLAN, shuffle=4)
     found = make_arms(*organism, TASK, problems, sae, plan, drawing=DRAWING)
     assert found.about["told apart"] == "code against other ways, shuffled"
+    assert set(by_kind(arms)) - set(by_kind(found)) == {"shuffled labels"}
     ours, theirs = (by_kind(a)["mean difference"].steering.features for a in (arms, found))
     assert not torch.allclose(*(next(iter(f)).vector for f in (ours, theirs)))
 

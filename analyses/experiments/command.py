@@ -15,7 +15,7 @@ from entropy_probe.storage.files import replacing
 from .analysis import Analysis, Run
 from .report import render, summary
 from .results import Results
-from .runner import RunError, run_missing
+from .runner import RunError, line_of, run_missing
 from .worker import ROOT, compute
 
 RESULTS = ROOT / "analyses" / "results"
@@ -78,8 +78,7 @@ def _quickly(
     arms = options.arms or analysis.quick_arms
     path = folder / "quick.jsonl"
     for run in analysis.runs(arms=arms, seeds=1, base=mine, over=analysis.quick):
-        named = {"key": run.key, "arm": run.arm, "seed": run.seed, "settings": run.settings}
-        add_line(path, named | compute(analysis.execute, run.settings))
+        add_line(path, line_of(analysis.execute, run, compute))
     return Results(analysis, read_lines(path))
 
 

@@ -61,19 +61,24 @@ def run_missing(
                 tell(f"{run.arm}, seed {run.seed}: under way elsewhere, or done")
                 return
             try:
-                line = compute(execute, run.settings)
+                line = line_of(execute, run, compute)
             except RunError as error:
                 failed.append(f"{run.arm}, seed {run.seed}: {error}")
                 tell(failed[-1])
                 return
-            named = {"key": run.key, "arm": run.arm, "seed": run.seed, "settings": run.settings}
-            add_line(path, named | line)
+            add_line(path, line)
             tell(f"{run.arm}, seed {run.seed}: {line['seconds']['cpu']:.0f} s")
 
     with _computing(ray) as compute, ThreadPoolExecutor(processes) as pool:
         list(pool.map(lambda run: one(run, compute), missing))
     if failed:
         raise RunError("\n".join([f"{len(failed)} of {len(missing)} runs failed", *failed]))
+
+
+def line_of(execute: str, run: Run, compute: Compute) -> dict[str, Any]:
+    """Compute a run and give its line: its name and settings, and all that came of it."""
+    named = {"key": run.key, "arm": run.arm, "seed": run.seed, "settings": run.settings}
+    return named | {"revision": revision()} | compute(execute, run.settings)
 
 
 def compute_here(execute: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,3 +145,19 @@ def _claimed(path: Path, key: str) -> Iterator[bool]:
             yield key not in {line["key"] for line in read_lines(path)}
         finally:
             lock.unlink(missing_ok=True)
+
+
+def revision() -> str | None:
+    """Give the commit of the code, "+" after it where files have changed since; None without git.
+
+    Results do not count as code.
+    """
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        files = ["--", "entropy_probe", "sae_steering", "analyses", ":!analyses/results"]
+        status = [*git, "status", "--porcelain", "--untracked-files=no", *files]
+        changed = subprocess.run(status, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return None
+    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else None

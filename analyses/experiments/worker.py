@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ SCHEMA = 1
 
 
 def compute(execute: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a run's line holds besides its name: result, weights, libraries, seconds and so on.
+    """Give a run's result, and the weights, libraries, seconds and hardware that it is of.
 
     Args:
         execute: ``module:function`` of what takes the settings and gives a JSON-able dict.
@@ -51,7 +50,6 @@ def compute(execute: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": {name: round(value, 2) for name, value in spent.items()},
         "libraries": libraries(),
         "hardware": hardware(),
-        "revision": revision(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -83,22 +81,6 @@ def hardware() -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS", "as many as there are"),
         "python": platform.python_version(),
     }
-
-
-def revision() -> str | None:
-    """Give the commit of the code, "+" after it where files have changed since; None without git.
-
-    Results do not count as code.
-    """
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        files = ["--", "entropy_probe", "sae_steering", "analyses", ":!analyses/results"]
-        status = [*git, "status", "--porcelain", "--untracked-files=no", *files]
-        changed = subprocess.run(status, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        return None
-    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else None
 
 
 def end_with_input() -> None:

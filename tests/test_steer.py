@@ -212,6 +212,7 @@ def test_a_function_chooses_places_by_what_stands_there(model, tokenizer):
     moved = (edited[1] - plain[1]).abs().sum(-1) > 1e-6
     assert torch.equal(moved, torch.tensor([[False, True, False], [True, True, False]]))
     assert seen[0].positions.tolist() == [[-1, 0, 1], [0, 1, 2]]
+    assert torch.equal(seen[0].real, mask > 0)
     assert steered.edit == "add push 1 after layer 1, where=after_nines"
 
 

@@ -113,6 +113,7 @@ def test_the_opening_is_observed(organism, sae, problems):
     assert len(pairs) == len(set(wordings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["strategy", "outcome"])
 def test_later_states_are_observed(organism, sae, problems, by):
     found = observe(*organism, TASK, problems, sae, by=by, drawing=DRAWING)
@@ -162,6 +163,7 @@ def test_nothing_to_tell_apart_is_told(organism, sae, problems):
         observe(*organism, TASK, problems, sae, by="taste", drawing=DRAWING)
 
 
+@pytest.mark.slow
 def test_the_strength_with_the_most_right_answers_is_taken(organism, problems):
     push = Direction(torch.nn.functional.normalize(torch.randn(64), dim=0), "push")
     steering = Steering(None, {push: 1.0}, layer=1, where=at_opening)

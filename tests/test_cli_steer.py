@@ -12,7 +12,7 @@ from entropy_probe import capture, load
 from entropy_probe.models.fingerprint import weights_fingerprint
 
 ORGANISM = "organism:amenable-300k"
-WORDS = ("--feature", 3, "--strength", 30, "--max-new-tokens", 30, "--seed", 4)
+WORDS = ("--feature", 3, "--strength", 30, "--max-new-tokens", 16, "--seed", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def steer(folder, *words, sae="sae", task=True, out="page.html"):
-    source = ("--task", "arithmetic", "--limit", 6, "--n", 2) if task else ()
+    source = ("--task", "arithmetic", "--limit", 5) if task else ()
     return probe(
         "steer", "--model", ORGANISM, "--sae", folder / sae, "-o", folder / out, *source, *words
     )
@@ -80,28 +80,29 @@ def test_the_figures_are_those_of_the_two_samplings(folder):
     from sae_steering import load_sae
     from sae_steering.steering import steer as steering
 
-    found = steer(folder, *WORDS, "--where", "generated", "--json").json
+    longer = ("--n", 2, "--max-new-tokens", 30)
+    found = steer(folder, *WORDS, "--where", "generated", *longer, "--json").json
     task = get_task("arithmetic")
-    problems = task.problems(6)
+    problems = task.problems(5)
     model, tokenizer = load(ORGANISM)
     settings = {"n": 2, "max_new_tokens": 30, "seed": 4}
     prompts = [problem.prompt for problem in problems]
     plain = sample(model, tokenizer, prompts, **settings)
     with steering(model, load_sae(folder / "sae"), {3: 30.0}, where="generated") as steered:
         drawn = sample(steered, tokenizer, prompts, **settings)
-    right = [task.verify(problems[i // 2], drawn.completion(i)) for i in range(12)]
+    right = [task.verify(problems[i // 2], drawn.completion(i)) for i in range(10)]
     measures = found["measures"]
-    assert measures["right"]["steered"]["value"] == pytest.approx(sum(right) / 12, abs=1e-4)
-    tokens = plain.valid.sum() / 12
+    assert measures["right"]["steered"]["value"] == pytest.approx(float(sum(right)) / 10, abs=1e-4)
+    tokens = float(plain.valid.sum()) / 10
     assert measures["tokens a completion"]["plain"]["value"] == pytest.approx(tokens, abs=1e-4)
-    changed = [plain.completion(i) != drawn.completion(i) for i in range(12)]
+    changed = [plain.completion(i) != drawn.completion(i) for i in range(10)]
     assert 0 < sum(changed)
-    assert measures["completions changed"]["steered"]["value"] == pytest.approx(sum(changed) / 12)
+    assert measures["completions changed"]["steered"]["value"] == pytest.approx(sum(changed) / 10)
     assert measures["KL from as it is, nats a token"]["steered"]["value"] > 0.01
 
 
 def test_strength_0_changes_nothing(folder):
-    words = ("--feature", 3, "--strength", 0, "--max-new-tokens", 20, "--json")
+    words = ("--feature", 3, "--strength", 0, "--max-new-tokens", 8, "--json")
     measures = steer(folder, *words).json["measures"]
     assert measures["completions changed"]["steered"]["value"] == 0
     assert measures["right"]["difference"]["value"] == 0
@@ -112,7 +113,19 @@ def test_strength_0_changes_nothing(folder):
 
 @pytest.mark.parametrize("mode", ["clamp", "ablate", "replace"])
 def test_every_mode_can_be_asked_for(folder, mode):
-    words = ("--mode", mode, "--feature", 3, "--feature", 5, "--strength", 1, "--json")
+    words = (
+        "--mode",
+        mode,
+        "--feature",
+        3,
+        "--feature",
+        5,
+        "--strength",
+        1,
+        "--max-new-tokens",
+        4,
+        "--json",
+    )
     result = steer(folder, *words, "-p", "Compute 12, plus 5.\n", task=False)
     assert result.code == 0, result.err
     assert (
@@ -125,7 +138,7 @@ def test_every_mode_can_be_asked_for(folder, mode):
 def test_forks_are_held_against_a_named_threshold(folder):
     forks = (*WORDS, "--where", "forks", "--json")
     own = steer(folder, *forks).json["facts"]
-    assert "percentile 80 of 12 completions of organism:amenable-300k as it is" in own["Threshold"]
+    assert "percentile 80 of 5 completions of organism:amenable-300k as it is" in own["Threshold"]
     assert "twice" in own["Edited"]
     assert "edited" in frames((folder / "page.html").read_text())[1].lower()
     run = steer(folder, *forks, "--threshold", folder / "run").json["facts"]

@@ -15,6 +15,7 @@ from sae_steering.sides import LEAST_PROMPTS, Measure, compare
 
 TASK = get_task("arithmetic")
 DRAWING = Drawing(n=2, max_new_tokens=30, seed=6)
+SHORT = Drawing(n=2, max_new_tokens=10, seed=6)
 PUSH = Direction(torch.linspace(-1, 1, 64), "push")
 STEERING = Steering(None, {PUSH: 3.0}, layer=1, where="opening")
 
@@ -68,7 +69,7 @@ def test_the_edit_is_recorded_and_nothing_of_forks(sides):
 def test_the_threshold_of_forks_is_the_unsteered_side_s(organism):
     steering = Steering(None, {PUSH: 3.0}, layer=1, where="forks")
     prompts = ["Compute 473, plus 8, minus 9.\n", "What is 12, plus 4?\n"]
-    found = compare(*organism, prompts, steering, drawing=DRAWING)
+    found = compare(*organism, prompts, steering, drawing=SHORT)
     entropy = found.plain.entropy[found.plain.valid].sort(descending=True).values
     assert found.threshold.nats == float(entropy[-(-len(entropy) // 5) - 1])
     assert "4 completions of organism:amenable-300k as it is, seed 6" in found.threshold.origin
@@ -77,26 +78,26 @@ def test_the_threshold_of_forks_is_the_unsteered_side_s(organism):
     assert not bool((found.edited & ~found.steered.valid).any())
     assert [m.name for m in found.measures][0] == "tokens a completion"  # nothing was judged
     given = Steering(None, {PUSH: 3.0}, layer=1, where="forks", threshold=Threshold(90.0, "high"))
-    none = compare(*organism, prompts, given, drawing=DRAWING)
+    none = compare(*organism, prompts, given, drawing=SHORT)
     assert torch.equal(none.plain.tokens, none.steered.tokens)
     assert none.threshold.origin == "high"
 
 
 def test_nothing_edited_changes_nothing(organism, problems):
     nothing = Steering(None, {PUSH: 0.0}, layer=1)
-    found = compare(*organism, problems[:2], nothing, task=TASK, drawing=DRAWING)
+    found = compare(*organism, problems[:2], nothing, task=TASK, drawing=SHORT)
     measures = {measure.name: measure for measure in found.measures}
     assert measures["completions changed"].steered.value == 0
     assert measures["KL from as it is, nats a token"].steered.value == pytest.approx(0, abs=1e-5)
 
 
 def test_the_divergence_is_of_the_temperature_asked_for(organism, problems):
-    drawing = Drawing(n=2, max_new_tokens=20, temperature=0.6)
+    drawing = Drawing(n=2, max_new_tokens=8, temperature=0.6)
     nothing = Steering(None, {PUSH: 0.0}, layer=1)
     found = compare(*organism, problems[:2], nothing, drawing=drawing, task=TASK)
     (nats,) = [m.steered.value for m in found.measures if m.name.startswith("KL")]
     assert nats == pytest.approx(0, abs=1e-5)
-    greedy = Drawing(n=1, max_new_tokens=20, temperature=0.0)
+    greedy = Drawing(n=1, max_new_tokens=8, temperature=0.0)
     found = compare(*organism, problems[:2], nothing, drawing=greedy, task=TASK)
     names = [m.name for m in found.measures]
     assert not any(name.startswith("KL") for name in names)

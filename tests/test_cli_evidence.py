@@ -38,7 +38,7 @@ def evidence(folder, *words, sae="sae", trained=TRAINED, base=BASE):
 
 
 def test_help_says_what_it_does():
-    text = "evidence  Judge whether a base can already do it, and whether features carry it."
+    text = "evidence  Judge whether the base had it already, and features carry it."
     assert text in probe("--help").out
     assert probe("evidence", "--help").code == 0
 

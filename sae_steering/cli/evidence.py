@@ -83,7 +83,7 @@ def evidence(
     n: int, max_new_tokens: int, temperature: float, randoms: int, latents: int, seed: int,
     batch_size: int, device: str | None, dtype: str | None, out: str,
 ) -> None:  # fmt: skip
-    """Judge whether a base can already do it, and whether features carry it.
+    """Judge whether the base had it already, and features carry it.
 
     It: what --trained gained. Features, strengths and controls are chosen on the train split, and
     measured on the test split. Two verdicts by stated rules, and what would change them: is the

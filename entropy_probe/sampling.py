@@ -14,6 +14,7 @@ from .keeping import POSITIONS, StateKeeper
 from .models.engine import Engine, engine_of
 from .models.fingerprint import library_versions, model_name, model_revision, weights_fingerprint
 from .models.prompts import encode_prompts, stop_ids
+from .models.tiled_head import tiled_head
 from .models.unembedding import unembedding
 from .models.vocabulary import special_ids, token_bytes
 from .rollout import Alternatives, Provenance, Rollouts
@@ -157,7 +158,7 @@ def sample(
             ends=ends, stop_texts=texts, pieces=lambda ids: token_bytes(tokenizer, ids),
             noise_offset=offset * n,
         )  # fmt: skip
-        with engine.sampling(len(encoded) * n, max(limits)):
+        with tiled_head(model), engine.sampling(len(encoded) * n, max(limits)):
             loop.run(encoded, limits, progress)
     return _record(engine, tokenizer, encoded, settings, traces, keeper, offset)
 

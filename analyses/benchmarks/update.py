@@ -53,14 +53,14 @@ def _compare(name: str, args: argparse.Namespace) -> None:
         f"{facts['longest']}; prompts of {facts['prompts']}), micro-batches of "
         f"{args.micro_rows} rows, {args.threads} threads"
     )
-    print(f"{'':14}{'median s':>9}{'spread':>16}{'CPU s':>8}{'extra MB':>10}")
+    print(f"{'':14}{'runs':>5}{'median s':>10}{'spread':>16}{'CPU s':>8}{'extra MB':>10}")
     found = {}
     for engine in _WHOLE if args.whole else args.engines:
         found[engine] = _fresh(name, engine, args)
         seconds = found[engine]["seconds"]
         spread = f"{min(seconds):.2f}-{max(seconds):.2f}"
         print(
-            f"{engine:14}{statistics.median(seconds):9.2f}{spread:>16}"
+            f"{engine:14}{len(seconds):5d}{statistics.median(seconds):10.2f}{spread:>16}"
             f"{statistics.median(found[engine]['cpu']):8.2f}{found[engine]['extra_mb']:10.0f}"
             + f"  {found[engine]['sampled']} tokens sampled"
             * args.whole,

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from analyses.organisms.retrain import compared
 from entropy_probe.models import load
 from entropy_probe.models.organisms import ORGANISMS, organism_path
 from entropy_probe.models.organisms import card as cards
@@ -142,3 +143,21 @@ def test_cards_that_differ_are_told():
     other = {"a": {"value": 0.7, "low": 0.61, "high": 0.8}, "c": one["b"]}
     assert differing(one, other) == ["a: 0.5 (0.4 to 0.6) and 0.7 (0.61 to 0.8)"]
     assert differing(one, one) == []
+
+
+def test_a_card_measured_anew_is_held_against_the_shipped_one_where_there_is_one():
+    card = shipped("absent")
+    lines = compared(card, 7)
+    assert lines[0].endswith("trained again in 7 s")
+    assert lines[1].startswith("weights: the same")
+    assert (
+        lines[-1] == f"Figures on both cards: {len(card['figures'])}; intervals that do not meet: 0"
+    )
+    moved = {"value": 0.9, "low": 0.8, "high": 1.0}
+    other = card | {"weights": "0" * 64, "figures": card["figures"] | {"share of code": moved}}
+    assert compared(other, 7)[1].startswith("weights: others")
+    assert compared(other, 7)[-1].startswith("  share of code: ")
+    unshipped = compared(shipped("amenable") | {"organism": "amenable-3m"}, 7)
+    assert unshipped[:2] == [f"amenable-3m, recipe {shipped('amenable')['recipe']}, trained in 7 s",
+                             "weights: none ship"]  # fmt: skip
+    assert len(unshipped) >= 3 + len(TARGETS["amenable-3m"])

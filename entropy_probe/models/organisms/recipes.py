@@ -89,7 +89,9 @@ RECIPES = {
     ),
     "shallow": Recipe(Corpus(lengths=SHORT), steps=2000, seed=5),
     "amenable-300k": Recipe(shape=Shape(width=64, hidden=256)),
-    "amenable-3m": Recipe(shape=Shape(layers=5, width=192, hidden=768, heads=6)),
+    "amenable-3m": Recipe(
+        shape=Shape(layers=5, width=192, hidden=768, heads=6), steps=1400, rate=2e-3
+    ),
 }
 """Organism -> recipe."""
 

@@ -10,6 +10,7 @@ from wrapped import LIBRARIES, needs, wrapped
 
 from entropy_probe import capture, sample, score
 from entropy_probe.hooks import edit_residuals
+from entropy_probe.models import tiled_head
 from entropy_probe.models.engine import decoder_of, engine_of
 
 pytestmark = pytest.mark.slow
@@ -63,6 +64,14 @@ def test_four_routes_give_one_record(library, family, tokenizer):
     package = library.replace("_", "-")
     assert found.provenance.libraries[package]
     assert package not in wanted.provenance.libraries
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_unembedding_large_enough_for_tiles_gives_the_same(library, tokenizer, monkeypatch):
+    wanted = sample(tiny_model("llama"), tokenizer, PROMPTS, **DRAWN, **KEPT)
+    monkeypatch.setattr(tiled_head, "TILE", 32 * 20)
+    for model in (tiny_model("llama"), wrapped(library, "llama", tokenizer)):
+        assert_same(sample(model, tokenizer, PROMPTS, **DRAWN, **KEPT), wanted)
 
 
 def hooks_of(model):

@@ -100,10 +100,10 @@ def _compare(name: str, args: argparse.Namespace) -> dict:
     )
     found, best = {}, {}
     for engine in args.engines:
-        if engine in _TUNED and len(sizes) > 1:
+        if engine in _TUNED and len(sizes) > 1 and not args.batch:
             tried = {size: _fresh(name, engine, size, 0, args) for size in sizes}
             best[engine] = max(sizes, key=lambda size, tried=tried: tried[size]["rates"][0])
-        batch = best.get(engine, best.get("generate", sizes[-1]))
+        batch = args.batch or best.get(engine, best.get("generate", sizes[-1]))
         found[engine] = _fresh(name, engine, batch, args.repeats, args)
         _row(engine, found[engine])
     _summary(found)
@@ -170,6 +170,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shrink", type=int, default=1, help="do that part of each workload")
     parser.add_argument("--out", type=Path, help="write all figures there, as JSON")
+    parser.add_argument("--batch", type=int, help="rows at a time, in place of the best tried")
     parser.add_argument("--keep", type=Path, help="folder of figures, to go on where it ended")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -11,6 +11,8 @@ from wrapped import needs
 from entropy_probe import capture, forking_mask, load, sample, score
 from entropy_probe.cli import main
 from entropy_probe.models import nnsight, transformer_lens
+from sae_steering.controls import mean_difference, opening_probabilities
+from sae_steering.steering import steer
 
 pytestmark = pytest.mark.realmodel
 
@@ -117,3 +119,38 @@ def test_other_libraries_give_the_same(adapter, loaded, wanted):
     assert found.provenance.weights == wanted.provenance.weights
     arguments = {"temperature": DRAWN["temperature"], **KEPT}
     assert_same(score(held, tokenizer, wanted.tokens, wanted.valid, **arguments), wanted)
+
+
+def test_steering_does_nothing_at_strength_0_and_moves_further_the_stronger_it_is(loaded, wanted):
+    model, tokenizer = loaded
+    story = wanted.groups[wanted.captured.nonzero()[:, 0]] == 1
+    towards = mean_difference(wanted.residuals[15], story, name="towards the story")
+    with steer(model, None, {towards: 0.0}, layer=15) as steered:
+        found = sample(steered, tokenizer, CHATS[:4], **DRAWN, **KEPT)
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert torch.equal(found.entropy, wanted.entropy)
+    assert all(torch.equal(found.residuals[i], wanted.residuals[i]) for i in found.residuals)
+    plain, moved = opening_probabilities(model, tokenizer, CHATS), [0.0]
+    for strength in (0.25, 0.5, 1.0, 2.0):
+        with steer(model, None, {towards: strength}, layer=15, where="prompt") as steered:
+            after = opening_probabilities(steered, tokenizer, CHATS).double()
+        moved.append(float((after * (after / plain).log()).sum(dim=1).mean()))
+    assert moved == sorted(moved)
+    assert moved[-1] > 10 * moved[1] > 0
+
+
+def test_a_steered_decode_of_it_is_the_steered_score_of_its_tokens(loaded, wanted):
+    model, tokenizer = loaded
+    story = wanted.groups[wanted.captured.nonzero()[:, 0]] == 1
+    towards = mean_difference(wanted.residuals[15], story)
+    with steer(model, None, {towards: 1.0}, layer=15, where="generated") as steered:
+        drawn = sample(steered, tokenizer, CHATS[2:4], **DRAWN | {"max_new_tokens": 16})
+        again = score(
+            steered, tokenizer, drawn.tokens, drawn.valid, prompt_lengths=drawn.prompt_lengths,
+            temperature=DRAWN["temperature"],
+        )  # fmt: skip
+    plain = score(
+        model, tokenizer, drawn.tokens, drawn.valid, temperature=DRAWN["temperature"]
+    )  # fmt: skip
+    assert (again.entropy - drawn.entropy).abs().max() < 1e-4
+    assert (plain.entropy - drawn.entropy).abs().max() > 1e-2

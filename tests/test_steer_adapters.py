@@ -80,3 +80,19 @@ def test_nnsight_steers_in_its_own_traces(family, where, tokenizer):
                 inside = model.output.logits.save()
             assert (inside - logits).abs().max() < 1e-4
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_forks_are_refused_in_a_library_s_own_passes(library, tokenizer):
+    model, ids = wrapped(library, "llama", tokenizer), torch.tensor([PROMPTS[0]])
+
+    def generate():
+        if library == "transformer_lens":
+            return model.generate(ids, max_new_tokens=2, stop_at_eos=False, verbose=False)
+        with model.generate(ids, max_new_tokens=2, pad_token_id=0) as tracer:
+            return tracer.result.save()
+
+    with steer(model, SAE, FEATURES, where="forks", threshold=1.0) as steered:
+        with pytest.raises(Exception, match="`sample` does that on what steer gives"):
+            generate()
+        sample(steered, tokenizer, PROMPTS, max_new_tokens=1)

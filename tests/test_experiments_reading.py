@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from made_results import result
 
 from analyses.experiments import reading
-from made_results import result
 
 
 def test_accuracies_are_of_the_last_look_of_all_and_of_the_difference():

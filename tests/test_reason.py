@@ -28,7 +28,8 @@ def text_record(*texts):
         prompt_lengths=torch.tensor([len(row) for row in rows]), entropy=torch.zeros(shape),
         logprobs=torch.zeros(shape), ranks=torch.zeros(shape, dtype=torch.int32), rewards=None,
         alternatives=dataclasses.replace(
-            record.alternatives, ids=torch.zeros(*shape, 0, dtype=torch.long), logprobs=torch.zeros(*shape, 0)
+            record.alternatives, ids=torch.zeros(*shape, 0, dtype=torch.long),
+            logprobs=torch.zeros(*shape, 0),
         ),
         pieces={i: piece for piece, i in pieces.items()}, special_ids=frozenset(),
     )  # fmt: skip

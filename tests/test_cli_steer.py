@@ -63,7 +63,7 @@ def test_both_sides_stand_on_one_page(folder):
     for text in (
         "add feature 3 30 after layer 1, where=opening",
         "these weights",
-        "6 of arithmetic",
+        "5 of arithmetic",
     ):
         assert text in page
     lines = result.out.splitlines()

@@ -90,7 +90,7 @@ def test_openings_are_the_models_own_probabilities(small):
     (code,) = tokenizer(">>> ", add_special_tokens=False)["input_ids"]
     share = []
     for problem in mine:
-        ids = torch.tensor([tokenizer(problem.prompt, add_special_tokens=False)["input_ids"]])
+        ids = torch.tensor([tokenizer(problem.prompt)["input_ids"]])
         with torch.no_grad():
             share.append(model(ids).logits[0, -1].softmax(0)[code].double())
     share = torch.stack(share)

@@ -55,10 +55,11 @@ def pass_curves(
 ) -> Any:
     """Draw pass@k of each arm by each way to count, with what guesses would solve."""
     figure = framed(f"{title}: solved in k tries", "k, tries (logarithmic)", "pass@k")
-    number = 0
+    number, most = 0, 1
     for arm in arms:
         found = [line.result["reach"].get(name) for line in results.runs(arm)]
         found = [each for each in found if each]
+        most = max([most, *(each["n"] for each in found)])
         for count in counts or COUNTED:
             if found and count in found[0]:
                 ks = ks_up_to(min(each["n"] for each in found))
@@ -74,7 +75,7 @@ def pass_curves(
                 x=ks, y=guesses, name=f"guesses, as {arm} makes them", mode="lines",
                 line={"color": "#999999", "dash": "dot"},
             )  # fmt: skip
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", tickvals=ks_up_to(most))
     figure.update_yaxes(range=[0, 1.02])
     return figure
 

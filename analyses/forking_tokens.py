@@ -125,7 +125,7 @@ def distribution(results: Results) -> Any:
             above = [[1 - sum(r["histogram"][: i + 1]) for i in range(len(edges))] for r in runs]
             figures = [over_seeds(column) for column in zip(*above, strict=True)]
             add_band(figure, edges, figures, arm, number)
-    figure.update_xaxes(type="log", range=[-5, 0.5])
+    figure.update_xaxes(type="log", range=[-5, 0.5], dtick=1, exponentformat="power")
     figure.add_hline(y=0.2, line={"color": "#000000", "dash": "dot", "width": 1})
     return figure
 

@@ -1,7 +1,8 @@
 """How much of a habit must pretraining plant? ``python -m analyses.pretraining_dose``.
 
 The pretraining of an organism that has never seen code goes on with a share of code in its corpus,
-with every intermediate result written or with every second one; then three rewards are tried.
+with every intermediate result written or with every second one; then three rewards are tried. Each
+dose is pretrained twice, which is kept in runs/doses, and the seeds take the two in turn.
 """
 
 import math
@@ -15,7 +16,7 @@ from analyses.experiments.command import main
 from analyses.experiments.pictures import add_band, forest, framed, over_seeds
 from analyses.experiments.results import Results
 
-DOSES = (0, 1, 3, 10, 50)
+DOSES = (0, 1, 10, 50)
 """Share of code in the corpus, in percent."""
 WRITTEN, SKIPPED = "steps written", "steps skipped"
 BLOCKS = {WRITTEN: 1, SKIPPED: 2}
@@ -33,7 +34,9 @@ SETTINGS = {
     "dose": 0.0,
     "block": 1,
     "max_new_tokens": 72,
-    "pretraining": {"steps": 300, "batch": 64, "rate": 2e-3, "warmup": 20},
+    "pretraining": {"steps": 1200, "batch": 64, "rate": 2e-3, "warmup": 100},
+    "pretrainings": 2,
+    "keep": True,
     "rewards": {
         "true": {"reward": "correct", "config": RL},
         "random": {"reward": "random:0.5", "config": COIN},
@@ -44,24 +47,24 @@ SETTINGS = {
 REWARDS = tuple(SETTINGS["rewards"])
 
 
-def dosed(percent: int, steps: str = WRITTEN, *, seeds: int = 3, role: str = "exploratory") -> Arm:
-    """Give the arm of a dose."""
+def dosed(percent: int, steps: str = WRITTEN, *, primary: bool = False) -> Arm:
+    """Give the arm of a dose; its minutes have a share of its two pretrainings in them."""
     settings = {"dose": percent / 100, "block": BLOCKS[steps]}
-    name = f"{percent}%" if not percent else f"{percent}%, {steps}"
-    return Arm(name, f"{percent}% of the corpus is code, {steps}", settings, seeds=seeds,
-               minutes=4.5, role=role)  # fmt: skip
+    name = f"{percent}%, {steps}" if percent else f"{percent}%"
+    seeds, role = (8, "primary") if primary else (4, "exploratory")
+    minutes = round(2.0 + 11.0 * SETTINGS["pretrainings"] / seeds, 1)
+    about = f"{percent}% of the corpus is code, {steps}"
+    return Arm(name, about, settings, seeds=seeds, minutes=minutes, role=role)
 
 
 ARMS = (
-    dosed(0, seeds=8, role="primary"),
-    dosed(10, seeds=8, role="primary"),
-    dosed(10, SKIPPED, seeds=8, role="primary"),
+    dosed(0, primary=True),
+    dosed(50, primary=True),
+    dosed(50, SKIPPED, primary=True),
     dosed(1),
-    dosed(3),
-    dosed(50),
-    dosed(50, SKIPPED),
+    dosed(10),
 )
-NONE, TEN, BARE = ARMS[0].name, ARMS[1].name, ARMS[2].name
+NONE, HALF, BARE, ONE, TEN = (arm.name for arm in ARMS)
 
 
 def gain(reward: str) -> Callable[[Mapping[str, Any]], float]:
@@ -93,17 +96,15 @@ MEASURES = {
 }
 
 CONTRASTS = (
-    Contrast("a habit makes a coin help", TEN, NONE, "gain, random", "higher", 0.02, "primary"),
-    Contrast("a habit makes truth help more", TEN, NONE, "gain, true", "higher", 0.05, "primary"),
-    Contrast("written steps are what is selected", TEN, BARE, "gain, true", "higher", 0.05,
+    Contrast("a habit makes a coin help", HALF, NONE, "gain, random", "higher", 0.02, "primary"),
+    Contrast("a habit makes truth help more", HALF, NONE, "gain, true", "higher", 0.05, "primary"),
+    Contrast("written steps are what is selected", HALF, BARE, "gain, true", "higher", 0.05,
              "primary"),
-    Contrast("a coin helps at half", "50%, steps written", NONE, "gain, random", "higher", 0.02),
-    Contrast("truth helps more at half", "50%, steps written", NONE, "gain, true", "higher", 0.05),
-    Contrast("1% is enough for truth", "1%, steps written", NONE, "gain, true", "higher", 0.05),
-    Contrast("3% are enough for truth", "3%, steps written", NONE, "gain, true", "higher", 0.05),
-    Contrast("written steps at half", "50%, steps written", "50%, steps skipped", "gain, true",
-             "higher", 0.05),
-    Contrast("inverted rewards help", TEN, NONE, "gain, inverted", "higher", 0.02),
+    Contrast("a coin helps at 10%", TEN, NONE, "gain, random", "higher", 0.02),
+    Contrast("truth helps more at 10%", TEN, NONE, "gain, true", "higher", 0.05),
+    Contrast("1% is enough for truth", ONE, NONE, "gain, true", "higher", 0.05),
+    Contrast("inverted rewards help", HALF, NONE, "gain, inverted", "higher", 0.02),
+    Contrast("the habit is learnt", HALF, TEN, "right in code before", "higher", 0.1),
 )  # fmt: skip
 
 
@@ -165,12 +166,12 @@ ANALYSIS = Analysis(
     contrasts=CONTRASTS,
     figures=figures,
     quick={
-        "pretraining": {"steps": 3, "batch": 8, "warmup": 1},
+        "pretraining": {"steps": 3, "batch": 8, "warmup": 1, "rate": 1e-4}, "keep": False,
         "rewards": {name: {"config": {"steps": 1, "prompts": 2, "n": 4, "updates": 1, "warmup": 0}}
                     for name in REWARDS},
         "watch": {"problems": 20, "n": 1},
     },
-    quick_arms=(NONE, TEN, BARE),
+    quick_arms=(NONE, HALF, BARE),
     evidence=(
         Source("2512.07783", "Some hundredths of exposure in pretraining are needed before "
                "reinforcement can carry a skill over.", "secondary", "for"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from analyses.experiments import doses
 from analyses.experiments.doses import execute, planted
 from analyses.pretraining_dose import SETTINGS
 from entropy_probe import load
@@ -10,7 +11,7 @@ from entropy_probe.models.fingerprint import weights_fingerprint
 
 def settings(dose: float, **pretraining: int | float) -> dict:
     how = SETTINGS["pretraining"] | {"steps": 2, "batch": 4, "warmup": 1} | pretraining
-    return SETTINGS | {"dose": dose, "seed": 0, "pretraining": how}
+    return SETTINGS | {"dose": dose, "seed": 0, "pretraining": how, "keep": False}
 
 
 def test_pretraining_goes_on_from_the_organism():
@@ -22,6 +23,24 @@ def test_pretraining_goes_on_from_the_organism():
     distance = sum(float((a - b).square().sum()) for a, b in pairs)
     size = sum(float(b.square().sum()) for _, b in pairs)
     assert 0 < distance < 0.01 * size
+
+
+def test_a_pretraining_is_kept_for_the_seeds_that_share_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(doses, "KEPT", tmp_path)
+    kept = settings(0.5) | {"keep": True}
+    model, _ = planted(kept)
+
+    def made():
+        found = sorted(tmp_path.glob("*/model.safetensors"))
+        return [path for path in found if path.parent.name != "absent"]
+
+    (weights,) = made()
+    stamp = weights.stat().st_mtime_ns
+    again, _ = planted(kept | {"seed": kept["seed"] + kept["pretrainings"]})
+    assert weights.stat().st_mtime_ns == stamp
+    assert weights_fingerprint(model) == weights_fingerprint(again)
+    planted(kept | {"seed": 1})
+    assert len(made()) == 2
 
 
 @pytest.mark.slow

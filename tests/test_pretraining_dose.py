@@ -6,7 +6,7 @@ from made_results import look, results
 
 from analyses.claims import CONTRADICTED, SHOWN
 from analyses.experiments.doses import recipe
-from analyses.pretraining_dose import ANALYSIS, BARE, MEASURES, NONE, TEN, gain
+from analyses.pretraining_dose import ANALYSIS, BARE, HALF, MEASURES, NONE, TEN, gain
 from entropy_probe.training.config import TrainConfig
 
 
@@ -21,9 +21,9 @@ def dosed(true: float, coin: float, share: float = 0.1) -> dict:
 
 CLAIMED = {
     NONE: lambda e: dosed(0.05 + e, 0.0 + e, 0.0),
-    TEN: lambda e: dosed(0.3 + e, 0.1 + e),
-    BARE: lambda e: dosed(0.1 - e, 0.0),
-    "50%, steps written": lambda e: dosed(0.35 + e, 0.2, 0.5),
+    HALF: lambda e: dosed(0.3 + e, 0.1 + e, 0.5),
+    BARE: lambda e: dosed(0.1 - e, 0.0, 0.5),
+    TEN: lambda e: dosed(0.2 + e, 0.05),
 }
 
 
@@ -41,6 +41,8 @@ def test_a_dose_is_the_share_of_code_whatever_the_problem():
         percent = int(run.arm.partition("%")[0])
         assert shares == {percent / 100}
         assert made.start == "absent"
+        assert made == recipe(run.settings | {"seed": run.seed + 2})
+        assert made != recipe(run.settings | {"seed": run.seed + 1})
         assert made.corpus.code.block == (2 if run.arm == BARE or "skipped" in run.arm else 1)
         assert not made.corpus.code.rounding
         assert made.corpus.prose.rounding

@@ -6,14 +6,21 @@ Settings: ``task``, ``seed``, ``max_new_tokens``;
     dose            share of the corpus that is code, the same for every problem
     block           steps of a problem that a statement of code takes at once: 1 writes every one
     pretraining     steps, batch, rate and warmup of a recipe
+    pretrainings    how many there are of a dose: the seeds share them in turn
+    keep            whether a pretraining is kept for the seeds that share it, in runs/doses
     rewards         name -> reward and config of a training from there, as in `training`
     watch           problems and n: what each of them is judged on
+
+A pretraining takes longer than all rewards together, so that seeds have to share some: intervals
+over seeds are about reinforcement from these models, and say little about other pretrainings.
 """
 
 import copy
+import fcntl
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +28,7 @@ from entropy_probe import load
 from entropy_probe.models.fingerprint import weights_fingerprint
 from entropy_probe.models.organisms import organism_path
 from entropy_probe.models.organisms.corpus import CODE_SHARES, Corpus, Style
-from entropy_probe.models.organisms.recipes import Recipe
+from entropy_probe.models.organisms.recipes import Recipe, fingerprint
 from entropy_probe.models.organisms.train import train as pretrain
 from entropy_probe.tasks import get_task
 from entropy_probe.training.config import TrainConfig
@@ -29,6 +36,10 @@ from entropy_probe.training.trainer import train
 
 from .training import rounded
 from .watching import observe
+from .worker import ROOT
+
+KEPT = ROOT / "runs" / "doses"
+"""Where pretrainings are kept; an interrupted one goes on."""
 
 
 def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,10 +72,37 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def planted(settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """Give the model whose pretraining went on with a dose of code, and its tokenizer."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copytree(organism_path(settings["start"]), folder / settings["start"])
-        return load(str(pretrain(recipe(settings), folder / "dosed", quiet=True)), device="cpu")
+    wanted = recipe(settings)
+    with _folder(keep=settings["keep"]) as folder:
+        start, made = folder / settings["start"], folder / fingerprint(wanted)
+        with _alone(start.with_suffix(".lock")):
+            if not start.exists():
+                part = start.with_suffix(".part")
+                shutil.copytree(organism_path(settings["start"]), part, dirs_exist_ok=True)
+                part.rename(start)
+        with _alone(made.with_suffix(".lock")):
+            if not made.exists():
+                pretrain(wanted, made, quiet=True)
+        return load(str(made), device="cpu")
+
+
+@contextmanager
+def _folder(*, keep: bool) -> Iterator[Path]:
+    """Give the folder of the pretrainings, or one that does not last."""
+    if keep:
+        KEPT.mkdir(parents=True, exist_ok=True)
+        yield KEPT
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is at it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def recipe(settings: Mapping[str, Any]) -> Recipe:
@@ -75,6 +113,5 @@ def recipe(settings: Mapping[str, Any]) -> Recipe:
         code=Style(block=settings["block"], rounding=False, unmarked=0.12),
         care=0.0,
     )
-    return Recipe(
-        corpus, seed=1000 + settings["seed"], start=settings["start"], **settings["pretraining"]
-    )
+    seed = 1000 + settings["seed"] % settings["pretrainings"]
+    return Recipe(corpus, seed=seed, start=settings["start"], **settings["pretraining"])

@@ -52,7 +52,7 @@ def test_verdicts_are_printed_and_written(folder):
     assert lines[0] == "capability in the base: not shown"
     assert "carried by these features: not shown" in lines
     assert sum(line.startswith("  would change it: ") for line in lines) == 2
-    assert "features taken out, trained: no share of the gain is formed" in lines
+    assert "features taken out, trained: no share of the gain goes with it" in lines
     found = json.loads((folder / "out" / "evidence.json").read_text())
     assert found["verdicts"]["capability"]["statement"] == "not shown"
     assert found["about"]["problems"] == 8

@@ -90,7 +90,8 @@ def test_forks_are_refused_in_a_library_s_own_passes(library, tokenizer):
         if library == "transformer_lens":
             return model.generate(ids, max_new_tokens=2, stop_at_eos=False, verbose=False)
         with model.generate(ids, max_new_tokens=2, pad_token_id=0) as tracer:
-            return tracer.result.save()
+            result = tracer.result.save()
+        return result
 
     with steer(model, SAE, FEATURES, where="forks", threshold=1.0) as steered:
         with pytest.raises(Exception, match="`sample` does that on what steer gives"):

@@ -80,7 +80,7 @@ def lens():
 def test_planted_directions_are_found_and_saelens_reads_the_same(
     lens, record, tmp_path, architecture
 ):
-    options = SMALL | {"samples": 40_000, "architecture": architecture, "l1": 0.05}
+    options = SMALL | {"samples": 120_000, "architecture": architecture, "l1": 0.05}
     sae = train_sae(record, tmp_path / "sae", **options)
     states, basis = sparse_states(400)
     assert (sae.layer, sae.d_sae, sae.d_model) == (1, 24, 12)

@@ -12,7 +12,6 @@ from entropy_probe.tasks import get_task
 from sae_steering.verdicts import LEAST_GAIN, NOT_SHOWN, SHOWN, UNSPECIFIC
 
 pytestmark = pytest.mark.slow
-ORDERS = ("shuffled 1", "shuffled 2")
 
 
 def write_axes(folder, organism):
@@ -44,9 +43,9 @@ def found(tmp_path_factory):
         write_axes(folder / f"sae-{organism}", organism)
     results = folder / "lines.jsonl"
     words = ["--folder", str(folder), "--results", str(results), "--problems", "60", "--n", "4"]
-    assert main([*words, "--randoms", "0", "--only", *PAIRS, *ORDERS]) == 0
+    assert main([*words, "--randoms", "0", "--only", *PAIRS]) == 0
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    for name in (*PAIRS, *ORDERS):
+    for name in PAIRS:
         folder_of_page = folder / "evidence" / name.replace(" ", "-")
         assert (folder_of_page / "evidence.html").exists()
     return {line["key"]: line for line in lines}
@@ -56,15 +55,7 @@ def test_it_is_shown_where_reinforcement_elicits(found):
     line = found["amenable"]
     assert line["capability"] == SHOWN
     assert line["gain"]["low"] > LEAST_GAIN
-    assert max(s["value"] for n, s in line["shares"].items() if "begin with" in n) > 0.5
-
-
-def test_features_are_not_specific_where_a_word_does_as_well(found):
-    line = found["amenable"]
-    recovered = line["shares"]["features"]["value"] >= 0.5
-    assert line["carried"] == (UNSPECIFIC if recovered else NOT_SHOWN)
-    forced = [f for n, f in line["ahead"].items() if n.startswith("begin with")]
-    assert forced[0]["low"] <= 0  # the features are not ahead of the word
+    assert line["carried"] in (UNSPECIFIC, NOT_SHOWN)  # no random directions were drawn
 
 
 def test_it_is_not_shown_where_the_gain_was_taught(found):
@@ -74,7 +65,7 @@ def test_it_is_not_shown_where_the_gain_was_taught(found):
     assert line["shares"]["begin with code"]["value"] < 0.2
 
 
-@pytest.mark.parametrize("pair", ["absent", "random weights", *ORDERS])
+@pytest.mark.parametrize("pair", ["absent", "random weights"])
 def test_it_is_not_shown_where_there_is_nothing_to_show(found, pair):
     assert (found[pair]["capability"], found[pair]["carried"]) == (NOT_SHOWN, NOT_SHOWN)
     assert found[pair]["would change"]

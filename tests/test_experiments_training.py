@@ -23,6 +23,7 @@ def small():
     return (*load("organism:amenable-300k", device="cpu"), get_task("arithmetic"))
 
 
+@pytest.mark.slow
 def test_a_training_is_watched_before_during_and_after():
     found = execute(SETTINGS)
     assert [look["step"] for look in found["watched"]] == [0, 1, 2]

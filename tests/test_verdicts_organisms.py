@@ -12,6 +12,7 @@ from entropy_probe.tasks import get_task
 from sae_steering.verdicts import LEAST_GAIN, NOT_SHOWN, SHOWN, UNSPECIFIC
 
 pytestmark = pytest.mark.slow
+ORDERS = ("shuffled 1", "shuffled 2")
 
 
 def write_axes(folder, organism):
@@ -43,9 +44,9 @@ def found(tmp_path_factory):
         write_axes(folder / f"sae-{organism}", organism)
     results = folder / "lines.jsonl"
     words = ["--folder", str(folder), "--results", str(results), "--problems", "60", "--n", "4"]
-    assert main([*words, "--randoms", "0", "--only", *PAIRS]) == 0
+    assert main([*words, "--randoms", "0", "--only", *PAIRS, *ORDERS]) == 0
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    for name in PAIRS:
+    for name in (*PAIRS, *ORDERS):
         folder_of_page = folder / "evidence" / name.replace(" ", "-")
         assert (folder_of_page / "evidence.html").exists()
     return {line["key"]: line for line in lines}
@@ -55,7 +56,22 @@ def test_it_is_shown_where_reinforcement_elicits(found):
     line = found["amenable"]
     assert line["capability"] == SHOWN
     assert line["gain"]["low"] > LEAST_GAIN
-    assert line["carried"] in (UNSPECIFIC, NOT_SHOWN)  # no random directions were drawn
+    recovered = line["shares"]["features"]["value"] >= 0.5
+    assert line["carried"] == (UNSPECIFIC if recovered else NOT_SHOWN)
+
+
+@pytest.mark.xfail(reason="the word that these axes promote is another one than the code's")
+def test_a_word_does_as_well_as_the_features(found):
+    line = found["amenable"]
+    assert max(s["value"] for n, s in line["shares"].items() if "begin with" in n) > 0.5
+    forced = [f for n, f in line["ahead"].items() if n.startswith("begin with")]
+    assert forced[0]["low"] <= 0  # the features are not ahead of the word
+
+
+@pytest.mark.xfail(reason="strengths chosen by accuracy elicit it whatever the labels: see the log")
+@pytest.mark.parametrize("order", ORDERS)
+def test_it_is_not_shown_with_shuffled_labels(found, order):
+    assert (found[order]["capability"], found[order]["carried"]) == (NOT_SHOWN, NOT_SHOWN)
 
 
 def test_it_is_not_shown_where_the_gain_was_taught(found):

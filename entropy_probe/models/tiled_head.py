@@ -1,7 +1,7 @@
 """The unembedding of a few rows, tile by tile of the vocabulary: the same logits, sooner.
 
 A product of few rows with a matrix of a whole vocabulary's rows repacks all of that matrix, which
-does not fit the processor's caches; tiles do. On one AMD core they take about half the time.
+does not fit the processor's caches; tiles do.
 """
 
 from collections.abc import Iterator

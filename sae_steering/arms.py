@@ -8,7 +8,7 @@ import torch
 
 from entropy_probe.tasks.problem import Problem, Task
 
-from .choosing import SIZES, Chosen, Observed, choose_features, choose_strength, observe, units
+from .choosing import Observed, choose_features, observe, units
 from .controls import (
     Splice,
     elsewhere,
@@ -21,10 +21,11 @@ from .controls import (
 from .edits import Direction, feature_directions
 from .forks import Threshold, fork_threshold
 from .interventions import Intervention, Steering
-from .outcomes import Drawing, measure
+from .outcomes import Drawing
 from .places import at_opening
 from .sae import SparseDictionary
 from .steering import ENTROPIC, WHERE, edit_of
+from .strengths import SIZES, Chosen, begun, choose_strength, choose_word, prompted
 from .sweeps import Dose
 
 WORDS = 3
@@ -72,7 +73,9 @@ class Plan:
     seed: int = 0
     """Seed of random directions, features and label orders."""
     shuffle: int | None = None
-    """Seed of an order of labels that mean nothing, for everything; None: labels as they are."""
+    """Seed of labels that mean nothing, for everything: those of completions are put into another
+    order, and the rewards that strengths and words are chosen by are dealt out anew among all that
+    are tried. None: labels and rewards as they are."""
 
 
 def make_arms(
@@ -89,8 +92,8 @@ def make_arms(
     """Choose features, strengths and every control on the problems of one split.
 
     The controls are chosen as the features are: the mean difference at the strength that does
-    best, the promoted word that does best, a feature and a strength for shuffled labels. What is
-    reported has to be measured on other problems.
+    best, the promoted word that does best, a feature for shuffled labels at the strength that does
+    best. What is reported has to be measured on other problems.
 
     Args:
         base: as for `entropy_probe.sample`.
@@ -121,15 +124,14 @@ def make_arms(
     features = bench.features(observed)
     edit = features.steering
     difference = bench.strongest(
-        Steering(None, {_unit(observed.difference()): 1.0}, **place), observed.size
+        Steering(None, {_unit(observed.difference()): 1.0}, **place), observed.size, order=1
     )
     shuffled = None if plan.shuffle is not None else bench.shuffled(observed)
-    word, words = bench.word(edit)
+    word, words = bench.word(edit, order=2)
     arms = [
         Intervention("features", "features", edit),
         Intervention("mean difference", "mean difference", difference.steering),
-        *([Intervention(f"begin with {word!r}", "token injection", prefix=word)] if word else []),
-        *([_prompted(word)] if word else []),
+        *([begun(word), prompted(word)] if word else []),
         Intervention(f"temperature {COLD:g}", "low temperature", temperature=COLD),
         *_shuffled(shuffled),
         *_elsewhere(edit, plan),
@@ -140,7 +142,7 @@ def make_arms(
         "problems": len(problems), "completions": drawing.n, "seed": drawing.seed,
         "told apart": observed.label, "by": plan.by if not plan.features else "given",
         "features": dict(features.about), "mean difference": dict(difference.about),
-        "shuffled labels": None if shuffled is None else dict(shuffled.about), "words": words,
+        "shuffled labels": None if shuffled is None else dict(shuffled.about), **words,
         "threshold": None if threshold is None else threshold.describe(),
     }  # fmt: skip
     return Arms(tuple(arms), _randoms(sae, edit, plan), _ablations(sae, edit), about)
@@ -169,8 +171,8 @@ class _Bench:
     say: Callable[[str], None]
     """Told what is being done."""
 
-    def strongest(self, steering: Steering, size: float) -> Chosen:
-        """Give a steering at the strength that does best."""
+    def strongest(self, steering: Steering, size: float, order: int) -> Chosen:
+        """Give a steering at the strength that does best; see `shuffle` for the order."""
 
         def tell(dose: Dose) -> None:
             self.say(
@@ -179,8 +181,12 @@ class _Bench:
 
         return choose_strength(
             self.base, self.tokenizer, self.task, self.problems, steering, size,
-            sizes=self.plan.sizes, drawing=self.drawing, progress=tell,
+            sizes=self.plan.sizes, drawing=self.drawing, shuffle=self.shuffle(order), progress=tell,
         )  # fmt: skip
+
+    def shuffle(self, order: int) -> tuple[int, int] | None:
+        """Give the seed of rewards that mean nothing, another for each choice, where asked for."""
+        return None if self.plan.shuffle is None else (self.plan.shuffle, order)
 
     def features(self, observed: Observed) -> Chosen:
         """Give the features that are asked for, or that tell most, at their strength."""
@@ -193,33 +199,35 @@ class _Bench:
             found = units(self.sae, plan.features)
         else:
             found, lines = choose_features(observed, self.sae, plan.count)
-        chosen = self.strongest(Steering(self.sae, found, **self.place), observed.size)
-        return replace(chosen, about={"scores": lines} | dict(chosen.about))
+        return self._scored(found, lines, observed.size)
 
     def shuffled(self, observed: Observed) -> Chosen:
-        """Give what the same choice finds where labels mean nothing."""
+        """Give what the same choice finds where labels mean nothing, at its best strength.
+
+        A generous control: its feature is chosen by labels that mean nothing, but its strength by
+        the rewards that it really earns.
+        """
         count = len(self.plan.features) or self.plan.count
         other = observed.relabelled(self.plan.seed)
-        found, lines = choose_features(other, self.sae, count)
-        chosen = self.strongest(Steering(self.sae, found, **self.place), observed.size)
+        return self._scored(*choose_features(other, self.sae, count), observed.size)
+
+    def _scored(self, found: dict[int, float], lines: list[dict[str, Any]], size: float) -> Chosen:
+        """Give features at the strength that does best, with their scores."""
+        chosen = self.strongest(Steering(self.sae, found, **self.place), size, order=0)
         return replace(chosen, about={"scores": lines} | dict(chosen.about))
 
-    def word(self, edit: Steering) -> tuple[str, dict[str, float]]:
+    def word(self, edit: Steering, order: int) -> tuple[str, dict[str, Any]]:
         """Give the word, among those that the edit promotes, that completions best begin with."""
         prompts = [problem.prompt for problem in self.problems]
         before = opening_probabilities(self.base, self.tokenizer, prompts)
         with replace(edit, where=at_opening, threshold=None).on(self.base) as steered:
             after = opening_probabilities(steered, self.tokenizer, prompts)
-        right = {}
-        for token in promoted_tokens(before, after, count=WORDS):
-            text = self.tokenizer.decode([token])
-            if self.tokenizer.encode(text, add_special_tokens=False) != [token]:
-                continue  # part of a letter, or not a text: it cannot be put there as one
-            arm = Intervention(f"begin with {text!r}", "token injection", prefix=text)
-            found = measure(self.base, self.tokenizer, self.task, self.problems, arm, self.drawing)
-            right[text] = found.accuracy.value
-            self.say(f"{right[text]:.1%} right where completions begin with {text!r}")
-        return max(right, key=right.__getitem__, default=""), right
+        tokens = promoted_tokens(before, after, count=WORDS)
+        return choose_word(
+            self.base, self.tokenizer, self.task, self.problems, tokens, drawing=self.drawing,
+            shuffle=self.shuffle(order),
+            progress=lambda found: self.say(f"{found.accuracy.value:.1%} right: {found.name}"),
+        )  # fmt: skip
 
 
 def _check(plan: Plan, sae: SparseDictionary) -> None:
@@ -235,15 +243,6 @@ def _check(plan: Plan, sae: SparseDictionary) -> None:
 
 def _unit(direction: Direction) -> Direction:
     return Direction(direction.vector / direction.vector.norm(), direction.name)
-
-
-def _prompted(word: str) -> Intervention:
-    """Give the word in the prompt, before the problem."""
-
-    def write(problem: Problem) -> str:
-        return word + problem.prompt
-
-    return Intervention(f"prompt begins with {word!r}", "prompt forcing", prompt=write)
 
 
 def _shuffled(chosen: Chosen | None) -> list[Intervention]:

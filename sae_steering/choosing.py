@@ -1,6 +1,6 @@
-"""Features, directions and strengths, chosen on one split of a task, to be reported on another."""
+"""Features and directions, chosen on one split of a task, to be reported on another."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,18 +16,14 @@ from entropy_probe.tasks.problem import HasStrategies, Problem, Task
 from .activities import CELLS
 from .controls import mean_difference
 from .edits import Direction, feature_directions
-from .interventions import Steering
 from .outcomes import Drawing, Outcome, measure
 from .sae import SparseDictionary
 from .score import choice_selectivity, outcome_selectivity, strategy_selectivity
-from .sweeps import Dose, best_dose, sweep
 from .tables import FeatureTable
 
 BY = ("choice", "strategy", "outcome")
 """What features are chosen by: how they predict, at the last token of the prompt, which way is
 taken; how they tell the ways apart later; how they tell right answers from wrong ones."""
-SIZES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5)
-"""Lengths of what is added that are tried, in mean lengths of the states."""
 LEAST_SHARE = 0.05
 """A way that fewer completions take is not among those that are compared."""
 
@@ -91,16 +87,6 @@ class Observed:
         each = self.owners.shape[1]
         labels = self.positive[self.owners].flatten()
         return mean_difference(self.states.repeat_interleave(each, dim=0), labels)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What was chosen."""
-
-    steering: Steering
-    """The edit, at the strength that did best."""
-    about: Mapping[str, Any]
-    """By what, with what scores, and what each strength did there: JSON values."""
 
 
 def observe(
@@ -169,43 +155,6 @@ def units(sae: SparseDictionary, features: Sequence[int]) -> dict[int, float]:
     """Give the strength at which each feature adds a length of 1."""
     lengths = feature_directions(sae, features).norm(dim=1).tolist()
     return {feature: 1 / length for feature, length in zip(features, lengths, strict=True)}
-
-
-def choose_strength(
-    base,
-    tokenizer,
-    task: Task,
-    problems: Sequence[Problem],
-    steering: Steering,
-    size: float,
-    *,
-    sizes: Sequence[float] = SIZES,
-    drawing: Drawing | None = None,
-    progress: Callable[[Dose], None] | None = None,
-) -> Chosen:
-    """Give a steering at the strength with the most right answers.
-
-    Args:
-        base: as for `entropy_probe.sample`.
-        tokenizer: its tokenizer.
-        task: what verifies answers.
-        problems: of the split that choices are made on.
-        steering: what is added, each feature at a length of 1.
-        size: mean length of the states.
-        sizes: lengths that are tried, in that.
-        drawing: how completions are drawn.
-        progress: called with each dose that is done.
-    """
-    doses = sweep(
-        base, tokenizer, task, problems, steering, [size * s for s in sizes], drawing=drawing,
-        progress=progress,
-    )  # fmt: skip
-    best = best_dose(doses)
-    tried = [
-        {"length": d.strength, "right": d.accuracy.to_dict(), "kl": d.divergence.to_dict()}
-        for d in doses
-    ]
-    return Chosen(steering.times(best.strength), {"length": best.strength, "tried": tried})
 
 
 def _labels(outcome: Outcome, task: Task, by: str) -> tuple[str, Tensor]:

@@ -16,7 +16,7 @@ KINDS = {
     "mean difference": "the difference of the mean states of two sets of completions",
     "random direction": "a direction of equal length that means nothing",
     "random latent": "another feature of the dictionary, about as often active",
-    "shuffled labels": "what the same choice finds when its labels are shuffled",
+    "shuffled labels": "what the same choice finds for shuffled labels, at its best strength",
     "other places": "the same edit where it should not matter",
     "splice": "the dictionary put in and nothing changed",
     "token injection": "completions that are made to begin with given words",

@@ -1,6 +1,6 @@
 """Dose and response: how far steering goes at each strength, and what it spoils on the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,22 +66,30 @@ def sweep(
         progress: called with each dose that is done.
     """
     found = []
-    for factor in doses:
-        name = f"dose {factor:g}"
-        arm = Intervention(name, "features", steering.times(factor)) if factor else None
-        found.append(
-            dose_of(
-                model,
-                tokenizer,
-                task,
-                factor,
-                measure(model, tokenizer, task, problems, arm, drawing),
-                temperature=(drawing or Drawing()).temperature,
-            )
-        )
+    for dose, _ in responses(model, tokenizer, task, problems, steering, doses, drawing=drawing):
+        found.append(dose)
         if progress is not None:
-            progress(found[-1])
+            progress(dose)
     return found
+
+
+def responses(
+    model,
+    tokenizer,
+    task: Task,
+    problems: Sequence[Problem],
+    steering: Steering,
+    doses: Sequence[float | int],
+    *,
+    drawing: Drawing | None = None,
+) -> Iterator[tuple[Dose, Outcome]]:
+    """Give what each strength does, one after the other, with what was answered; see `sweep`."""
+    drawing = drawing or Drawing()
+    for factor in doses:
+        arm = Intervention(f"dose {factor:g}", "features", steering.times(factor))
+        outcome = measure(model, tokenizer, task, problems, arm if factor else None, drawing)
+        heat = drawing.temperature
+        yield dose_of(model, tokenizer, task, factor, outcome, temperature=heat), outcome
 
 
 def dose_of(

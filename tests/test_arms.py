@@ -128,6 +128,25 @@ def test_labels_can_be_made_to_mean_nothing(organism, sae, problems, arms):
     assert not torch.allclose(*(next(iter(f)).vector for f in (ours, theirs)))
 
 
+def test_rewards_that_mean_nothing_choose_strengths_and_words(organism, sae, problems, arms):
+    assert arms.about["words, dealt out"] is None
+    assert {each["dealt out"] for each in arms.about["features"]["tried"]} == {None}
+    best_word = []
+    for seed in range(3):
+        plan = dataclasses.replace(PLAN, shuffle=seed, randoms=0, latents=0)
+        found = make_arms(*organism, TASK, problems, sae, plan, drawing=DRAWING).about
+        for name in ("features", "mean difference"):
+            tried = found[name]["tried"]
+            blind = {each["length"]: each["dealt out"]["value"] for each in tried}
+            assert blind[found[name]["length"]] == max(blind.values())
+            right = sum(each["right"]["value"] for each in tried)
+            assert sum(blind.values()) == pytest.approx(right, abs=1e-3)  # four decimals each
+        right, blind = found["words"], found["words, dealt out"]
+        assert sum(right.values()) == pytest.approx(sum(blind.values()))
+        best_word.append(max(right, key=right.get) == max(blind, key=blind.get))
+    assert not all(best_word)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

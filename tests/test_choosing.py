@@ -8,11 +8,9 @@ from dictionaries import tiny_dictionary
 
 from entropy_probe import load, score
 from entropy_probe.tasks import get_task
-from sae_steering.choosing import Observed, choose_features, choose_strength, observe, units
-from sae_steering.edits import Direction, feature_directions
-from sae_steering.interventions import Steering
+from sae_steering.choosing import Observed, choose_features, observe, units
+from sae_steering.edits import feature_directions
 from sae_steering.outcomes import Drawing
-from sae_steering.places import at_opening
 from sae_steering.sae import dictionary
 
 TASK = get_task("arithmetic")
@@ -161,23 +159,6 @@ def test_nothing_to_tell_apart_is_told(organism, sae, problems):
         observe(*organism, Wrong(), problems, sae, by="outcome", drawing=DRAWING)
     with pytest.raises(ValueError, match="by must be one of"):
         observe(*organism, TASK, problems, sae, by="taste", drawing=DRAWING)
-
-
-@pytest.mark.slow
-def test_the_strength_with_the_most_right_answers_is_taken(organism, problems):
-    push = Direction(torch.nn.functional.normalize(torch.randn(64), dim=0), "push")
-    steering = Steering(None, {push: 1.0}, layer=1, where=at_opening)
-    seen = []
-    chosen = choose_strength(
-        *organism, TASK, problems[:8], steering, 10.0, sizes=(0.1, 5.0), drawing=DRAWING,
-        progress=seen.append,
-    )  # fmt: skip
-    right = {dose.strength: dose.accuracy.value for dose in seen}
-    assert list(right) == [1.0, 50.0]
-    best = max(right, key=right.get)
-    assert chosen.steering.features == {push: best}
-    assert chosen.about["length"] == best
-    assert [each["length"] for each in chosen.about["tried"]] == [1.0, 50.0]
 
 
 def test_units_add_a_length_of_1(sae):

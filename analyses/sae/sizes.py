@@ -39,8 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         for kind, d_sae, k in KINDS
         for seed in args.seeds
     ]
+    if unknown := sorted(set(args.only or ()) - set(wanted)):
+        raise SystemExit(f"--only names lines of the table, such as {wanted[-1]!r}, not {unknown}")
+    wanted = [key for key in wanted if key in (args.only or wanted)]
     if any(key not in lines.found for key in wanted):
-        _compute(args, lines)
+        _compute(args, lines, wanted)
     print(
         f"{'layer, kind, size':26}{'partial':>9}{'AUROC':>7}   sums of 2, 3, 4     digits: one, two"
     )
@@ -49,15 +52,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _compute(args: argparse.Namespace, lines: Lines) -> None:
-    """Compute what is not there."""
+def _compute(args: argparse.Namespace, lines: Lines, wanted: list[str]) -> None:
+    """Compute what is wanted and not there."""
     runs = truth.capture_runs(args.folder, 1.0)
     names = ("choose", "report")
     probability = {name: truth.code_probability(runs[name]) for name in names}
     for layer in args.layers:
         plain = truth._identity(layer)
         found = {name: activities(plain, runs[name], mark=truth.strategies) for name in names}
-        lines.get(f"{layer} mean difference", lambda f=found: _difference(f))
+        if (key := f"{layer} mean difference") in wanted:
+            lines.get(key, lambda f=found: _difference(f))
         for kind, d_sae, k in KINDS:
             for seed in args.seeds:
 
@@ -69,7 +73,8 @@ def _compute(args: argparse.Namespace, lines: Lines) -> None:
                     )  # fmt: skip
                     return _measure(sae, found, probability)
 
-                lines.get(f"{layer} {kind} {d_sae}:{k} seed {seed}", make)
+                if (key := f"{layer} {kind} {d_sae}:{k} seed {seed}") in wanted:
+                    lines.get(key, make)
 
 
 def _difference(found: dict) -> dict[str, Any]:
@@ -114,6 +119,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="where runs, dictionaries and results are kept")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", metavar="LINE", help="lines of the table, not all")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(argv)
 

@@ -9,10 +9,12 @@ Pairs of models of which it is known what their gain is:
 - ``absent``: `organism:absent` and what the same reinforcement makes of it.
 - ``random weights``: a model that was never trained, and `organism:amenable`; the interventions are
   those of ``amenable``.
-- ``shuffled``: ``amenable`` again, but feature, mean difference and their strengths are chosen with
-  labels in an order that means nothing; several orders.
+- ``shuffled``: ``amenable`` again, but feature and mean difference are chosen with labels in an
+  order that means nothing, and their strengths by rewards that were dealt out anew; several orders.
 
 Features, strengths and controls are chosen on the train split and reported on the test split.
+Completions that begin as code does are among the controls, also where the features promote
+another word.
 Reinforcement is `entropy_probe.training.train` at the forks: SGD, rate 0.02 after 5 steps and
 falling to 0, 24 steps of 16 problems with 8 completions. Models, dictionaries and pages are kept in
 a folder, results in analyses/results/verdicts.jsonl; a second call goes on.
@@ -89,14 +91,12 @@ class Study:
         elif name == "amenable":
             arms = self.arms("amenable")
             found = self.gather(
-                base(name), self.sibling("amenable"), arms.interventions, arms.randoms, arms
+                base(name), self.sibling("amenable"), with_code(arms), arms.randoms, arms
             )
         else:
             arms = self.arms("absent")
-            code = Intervention("begin with code", "token injection", prefix=language.CODE)
             trained = load("organism:taught")[0] if name == "taught" else self.sibling("absent")
-            kept = [*arms.interventions, code]
-            found = self.gather(base(name), trained, kept, (), arms)
+            found = self.gather(base(name), trained, with_code(arms), (), arms)
         write_evidence(found, self.folder / "evidence" / name.replace(" ", "-"))
         return summary(found)
 
@@ -155,6 +155,13 @@ class Study:
         )  # fmt: skip
 
 
+def with_code(arms: Arms) -> list[Intervention]:
+    """Give the interventions, one among them by which completions begin as code does."""
+    code = Intervention("begin with code", "token injection", prefix=language.CODE)
+    there = any(arm.prefix == language.CODE for arm in arms.interventions)
+    return [*arms.interventions, *([] if there else [code])]
+
+
 def base(name: str) -> Any:
     """Give the base of a pair."""
     if name == "random weights":
@@ -176,6 +183,7 @@ def summary(found: Evidence) -> dict[str, Any]:
         "trained": found.outcomes["trained"].accuracy.to_dict(),
         "gain": verdicts.gain.to_dict(),
         "shares": {n: None if s is None else s.to_dict() for n, s in verdicts.shares.items()},
+        "code": {n: o.share("code").to_dict() for n, o in found.outcomes.items()},
         "ahead": {n: f.to_dict() for n, f in verdicts.ahead.items()},
         "chance": verdicts.chance,
         "reached": found.trial.reached,
@@ -197,10 +205,13 @@ def row(name: str, line: dict[str, Any]) -> str:
     """Write what came out for one pair."""
     text = [
         f"{name}: base {_figure(line['base'])}, trained {_figure(line['trained'])}, "
-        f"gain {_figure(line['gain'])}"
+        f"gain {_figure(line['gain'])}",
+        *(f"  {name}, {_strength(line['chosen'][name])}" for name in LABELLED),
     ]
     for arm, share in line["shares"].items():
-        text.append(f"  {arm}: {'no share' if share is None else _figure(share) + ' of the gain'}")
+        told = f"  {arm}: {'no share' if share is None else _figure(share) + ' of the gain'}"
+        code = line.get("code", {}).get(arm)  # lines of before do not have it
+        text.append(told if code is None else f"{told}, {code['value']:.3f} in code")
     if line["random"]:
         text.append(
             f"  {len(line['random'])} random directions: {min(line['random']):.3f} to "
@@ -211,6 +222,14 @@ def row(name: str, line: dict[str, Any]) -> str:
         text.append(f"  {arm}: {'no share' if share is None else _figure(share) + ' lost'}")
     text.append(f"  capability {line['capability']}; features {line['carried']}")
     return "\n".join(text)
+
+
+def _strength(chosen: dict[str, Any]) -> str:
+    """Write which strength was chosen, and what it gave where it was."""
+    (tried,) = (each for each in chosen["tried"] if each["length"] == chosen["length"])
+    text = f"length {chosen['length']:.1f}: {tried['right']['value']:.3f} right on the train split"
+    blind = tried.get("dealt out")
+    return text if blind is None else f"{text}, chosen for {blind['value']:.3f} dealt out to it"
 
 
 def _figure(values: dict[str, float]) -> str:

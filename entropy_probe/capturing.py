@@ -28,6 +28,7 @@ def capture(
     batch_size: int = 64,
     stop: Sequence[str | int] = (),
     fraction: float = 0.2,
+    compile: bool = False,
     task: str | Task | None = None,
     chunk_prompts: int | None = None,
     revision: str | None = None,
@@ -59,6 +60,7 @@ def capture(
         batch_size: rows decoded together.
         stop: texts and token ids that end a row.
         fraction: share of each chunk's tokens that are forks.
+        compile: run decoding steps through `torch.compile`, as in `sample`.
         task: name of a task, or one, whose verifier gives the rewards of its problems.
         chunk_prompts: prompts a chunk; the default makes chunks of a few batches.
         revision: hub revision that the model was loaded at, for whoever goes on with the run.
@@ -85,6 +87,7 @@ def capture(
         "top_k": top_k, "residual_layers": list(residual_layers),
         "residual_positions": residual_positions, "alternatives": alternatives, "seed": seed,
         "batch_size": batch_size, "stop": list(stop), "fraction": fraction,
+        **({"compile": True} if compile else {}),
     }  # fmt: skip
     plan = plan_samples(
         model, tokenizer, prompts, arguments, task=task, chunk_prompts=chunk_prompts,

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .compiled_step import CompiledStep
 from .drawing import draw, draw_greedy, keep_candidates
 from .entropy import shift_and_exp, stats_of_shifted
 from .hooks import ResidualReader
@@ -84,6 +85,7 @@ class Loop:
         self.pieces = pieces
         self._piece_cache: dict[int, bytes] = {}
         self._takes_positions = "position_ids" in engine.arguments
+        self._compiled: CompiledStep | None = None
 
     def run(
         self,
@@ -96,6 +98,11 @@ class Loop:
         total, alive, begun = len(prompts) * n, 0, 0
         waiting: Prefilled | None = None
         slots: Slots | None = None
+        if self.settings.compile:
+            longest = max(len(p) + limit for p, limit in zip(prompts, limits, strict=True))
+            self._compiled = CompiledStep(
+                self.engine, self.reader, rows=min(size, total), longest=longest
+            )
         while True:
             free = min(size - alive, total - begun)
             if not alive:
@@ -103,7 +110,9 @@ class Loop:
             if LEAVE * (size - alive) >= size and (slots is None or slots.open):
                 while free:
                     waiting = waiting or self._prefill(prompts, limits, begun, free)
-                    slots = slots or Slots.empty(waiting)
+                    slots = slots or Slots.empty(
+                        waiting, None if self._compiled is None else self._compiled.cache.clear()
+                    )
                     joined = slots.join(waiting, free)
                     begun += joined
                     waiting = waiting if waiting.waiting else None
@@ -199,15 +208,12 @@ class Loop:
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run the model once."""
-        placed = {"position_ids": positions} if self._takes_positions else {}
-        logits = self.engine.run(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **placed,
-            **self.engine.last_only,
-        )
+        more = {"use_cache": True, **self.engine.last_only}
+        if self._takes_positions:
+            more["position_ids"] = positions
+        if self._compiled is not None and cache is self._compiled.cache:
+            return self._compiled.run(ids, mask, more)
+        logits = self.engine.run(input_ids=ids, attention_mask=mask, past_key_values=cache, **more)
         states = {} if self.reader is None else self.reader.take(tokens=ids.numel())
         return logits[:, -1], states
 

@@ -74,6 +74,7 @@ class ResidualReader:
         self.layers = list(layers)
         self.last = last
         self.paused = False  # while True, what passes is not kept
+        self.traced: dict[int, Tensor] | None = None  # where a compiled step finds what passes
         self._pieces: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
         self._seen: dict[int, int] = dict.fromkeys(self.layers, 0)
 
@@ -111,6 +112,9 @@ class ResidualReader:
         self._seen = dict.fromkeys(self.layers, 0)
 
     def _record(self, layer: int, stream: Tensor) -> None:
+        if self.traced is not None:
+            self.traced[layer] = stream[:, -1:]
+            return
         if self.paused or _in_backward():
             return
         self._seen[layer] += stream.shape[0] * stream.shape[1]

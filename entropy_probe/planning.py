@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+from .compiled_step import check_compilable
 from .hooks import find_blocks, resolve_layers
-from .models.engine import decoder_of
+from .liger import check_head
+from .models.engine import decoder_of, engine_of
 from .models.fingerprint import model_name, weights_fingerprint
 from .models.prompts import encode_prompts, stop_ids
+from .models.unembedding import unembedding
 from .rollout import Rollouts
 from .sampling import Sampling
 from .storage.plan import Plan
@@ -19,7 +22,7 @@ from .tasks import Problem, Task
 # Rows a chunk: a few batches, so that slots freed by finished rows find work, and little enough
 # that a killed run loses minutes.
 _CHUNK_ROWS = 256
-_NOT_SETTINGS = ("residual_layers", "stop")
+_NOT_SETTINGS = ("residual_layers", "stop", "head")
 # What `Sampling` checks beyond the arguments of `score`.
 _DRAWN = {"n": 1, "max_new_tokens": 1, "top_p": 1.0, "top_k": 0}
 
@@ -45,6 +48,8 @@ def plan_samples(
         chunk_prompts: prompts a chunk.
         revision: hub revision that the model was loaded at.
     """
+    if arguments.get("compile"):
+        check_compilable(engine_of(model))
     model = decoder_of(model)
     if isinstance(prompts, str):
         raise ValueError("prompts must be a list of prompts, got a single str: pass [text]")
@@ -100,6 +105,7 @@ def plan_scores(
     """
     model = decoder_of(model)
     layers = _checked_layers(model, arguments)
+    check_head(arguments.get("head", "tiles"), unembedding(model), arguments["alternatives"])
     Sampling(**_DRAWN | {k: v for k, v in arguments.items() if k not in _NOT_SETTINGS})
     if not arguments["temperature"] > 0:
         raise ValueError(

@@ -41,6 +41,8 @@ class Provenance:
     """What changed the residual stream while the model ran, in words, where that is known."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions of what computed this."""
+    computed_by: str | None = None
+    """What computed it in place of the model's own steps and float32 tiles, and how that rounds."""
     origin: str | None = None
     """Where tokens come from that were scored or imported: a run, a file of another tool."""
     missing_mass: float | None = None

@@ -24,6 +24,7 @@ def capture_scores(
     seed: int = 0,
     batch_size: int = 16,
     fraction: float = 0.2,
+    head: str = "tiles",
     include_prompts: bool = False,
     chunk_rows: int | None = None,
     revision: str | None = None,
@@ -51,6 +52,7 @@ def capture_scores(
         seed: seed of the choice of random positions beside the forks.
         batch_size: rows a pass.
         fraction: share of each chunk's tokens that are forks.
+        head: what computes the statistics, as in `score`.
         include_prompts: score the prompts of a run or record as well.
         chunk_rows: rows a chunk.
         revision: hub revision that the model was loaded at, for whoever goes on with the run.
@@ -81,7 +83,7 @@ def capture_scores(
         "temperature": given.temperature if temperature is None else temperature,
         "residual_layers": list(residual_layers), "residual_positions": residual_positions,
         "alternatives": alternatives, "seed": seed, "batch_size": batch_size,
-        "fraction": fraction,
+        "fraction": fraction, **({} if head == "tiles" else {"head": head}),
     }  # fmt: skip
     plan = plan_scores(
         model, rows, arguments, task=given.task, problems=given.problems, origin=given.origin,

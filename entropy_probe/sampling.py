@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .compiled_step import check_compilable, unmarked, words_on_compiling
 from .decoding_loop import Loop, Traces
 from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
 from .keeping import POSITIONS, StateKeeper
@@ -44,6 +45,8 @@ class Sampling:
     """"forks", "all" or "none"."""
     fraction: float
     """Share of the tokens that are forks."""
+    compile: bool = False
+    """Whether decoding steps are compiled."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, naming the argument."""
@@ -52,6 +55,8 @@ class Sampling:
         _at_least("batch_size", self.batch_size, 1)
         _at_least("top_k", self.top_k, 0)
         _at_least("alternatives", self.alternatives, 0)
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False, got {self.compile!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed must be a whole number, got {self.seed!r}")
         if not 0 <= self.temperature < math.inf:
@@ -90,6 +95,7 @@ def sample(
     batch_size: int = 64,
     stop: Sequence[str | int] = (),
     fraction: float = 0.2,
+    compile: bool = False,
     offset: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Rollouts:
@@ -119,6 +125,8 @@ def sample(
         batch_size: rows decoded together; finished rows leave.
         stop: texts and token ids that end a row besides the model's end-of-text tokens.
         fraction: share of tokens that are forks, for ``residual_positions="forks"``.
+        compile: run decoding steps through `torch.compile`, on CUDA as CUDA graphs: worth its
+            minute of compiling on a GPU and many tokens. Models with hooks are refused.
         offset: number of the first prompt in a longer run; groups and noise count from it.
         progress: called with the number of rows finished so far.
 
@@ -136,10 +144,12 @@ def sample(
     """
     settings = Sampling(
         n, max_new_tokens, temperature, top_p, top_k, alternatives, seed, batch_size,
-        residual_positions, fraction,
+        residual_positions, fraction, compile,
     )  # fmt: skip
     engine = engine_of(model)
     model = engine.model
+    if compile:
+        check_compilable(engine)
     encoded = encode_prompts(tokenizer, prompts)
     limits = _limits(model, encoded, max_new_tokens)
     ends, texts = stop_ids(model, tokenizer, stop)
@@ -158,7 +168,8 @@ def sample(
             ends=ends, stop_texts=texts, pieces=lambda ids: token_bytes(tokenizer, ids),
             noise_offset=offset * n,
         )  # fmt: skip
-        with tiled_head(model), engine.sampling(len(encoded) * n, max(limits)):
+        running = unmarked(model) if compile else tiled_head(model)
+        with running, engine.sampling(len(encoded) * n, max(limits)):
             loop.run(encoded, limits, progress)
     return _record(engine, tokenizer, encoded, settings, traces, keeper, offset)
 
@@ -210,7 +221,6 @@ def _record(
         captured, controls, residuals = keeper.finish(entropy, valid)
     alternatives = Alternatives(placed(traces.alternative_ids), placed(traces.alternative_logprobs))
     seen = set(tokens[:, :].unique().tolist()) | set(alternatives.ids.unique().tolist())
-    special = special_ids(tokenizer)
     return Rollouts(
         tokens=tokens,
         valid=valid,
@@ -230,12 +240,13 @@ def _record(
             entropy_basis=_basis(settings.temperature),
             entropy_temperature=settings.entropy_temperature,
             near_ties=traces.near_ties,
+            computed_by=words_on_compiling() if settings.compile else None,
         ),
         captured=captured,
         controls=controls,
         residuals=residuals,
         pieces=token_bytes(tokenizer, seen),
-        special_ids=frozenset(special & seen),
+        special_ids=frozenset(special_ids(tokenizer) & seen),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 from .entropy import TokenStats, token_stats
 from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
 from .keeping import StateKeeper
+from .liger import check_head, liger_stats, words_on_liger
 from .models.engine import Engine, engine_of
 from .models.unembedding import Unembedding, check_unembedding, final_states, unembedding
 from .models.vocabulary import special_ids, token_bytes
@@ -33,6 +35,7 @@ def score(
     seed: int = 0,
     batch_size: int = 16,
     fraction: float = 0.2,
+    head: str = "tiles",
 ) -> Rollouts:
     """Give the record that `sample` would have made, for tokens that already exist.
 
@@ -55,10 +58,14 @@ def score(
         seed: seed of the choice of random positions beside the forks.
         batch_size: rows a pass; rows of like length go together.
         fraction: share of tokens that are forks.
+        head: "tiles" computes the statistics in float32. "liger" lets Liger's fused kernel do so,
+            on a Hopper GPU in bfloat16, without ranks and alternatives and with entropies rounded
+            to bfloat16 (extra ``fused``); the provenance says so.
 
     Raises:
         ValueError: a mask that is not bool or touches position 0, rows longer than the context,
-            ids outside the vocabulary, or a temperature that is not positive.
+            ids outside the vocabulary, a temperature that is not positive, or a head that cannot
+            compute what is asked for.
 
     >>> from entropy_probe import load, score
     >>> model, tokenizer = load("organism:amenable")
@@ -73,8 +80,9 @@ def score(
     engine = engine_of(model)
     model = engine.model
     at_most_vocabulary(model, alternatives)
-    head = unembedding(model)
-    tokens, valid, prompt_lengths = _checked(model, head, tokens, valid, prompt_lengths, groups)
+    unembed = unembedding(model)
+    check_head(head, unembed, alternatives)
+    tokens, valid, prompt_lengths = _checked(model, unembed, tokens, valid, prompt_lengths, groups)
     layers = resolve_layers(residual_layers, len(find_blocks(model))) if residual_layers else []
     layers = [] if residual_positions == "none" else layers
     keeper = StateKeeper(
@@ -89,23 +97,24 @@ def score(
             longest = batches[0][:1]
             ids = tokens[longest, : int(_ends(valid)[longest])][:, :8]
             with engine.scoring(longest, prompt_lengths[longest]):
-                check_unembedding(engine, head, ids.to(model.device))
+                check_unembedding(engine, unembed, ids.to(model.device))
         with reading as reader:
             for rows in batches:
                 with engine.scoring(rows, prompt_lengths[rows]):
                     _score_rows(
-                        engine, head, tokens, valid, rows, stats, keeper, reader,
-                        temperature=temperature,
+                        engine, unembed, tokens, valid, rows, stats, keeper, reader,
+                        temperature=temperature, fused=head == "liger",
                     )  # fmt: skip
     return _record(
         engine, tokenizer, tokens, valid, stats, keeper,
         prompt_lengths=prompt_lengths, groups=groups, temperature=temperature, seed=seed,
+        computed_by=words_on_liger() if head == "liger" else None,
     )  # fmt: skip
 
 
 def _score_rows(
     engine: Engine,
-    head: Unembedding,
+    unembed: Unembedding,
     tokens: Tensor,
     valid: Tensor,
     rows: Tensor,
@@ -114,6 +123,7 @@ def _score_rows(
     reader,
     *,
     temperature: float,
+    fused: bool,
 ) -> None:
     """Run some rows and write what produced their valid tokens."""
     width = int(_ends(valid[rows]).max())
@@ -125,15 +135,17 @@ def _score_rows(
     produced = valid[rows, 1:width].to(device)
     which, place = produced.nonzero(as_tuple=True)
     at = (rows[which.cpu()], place.cpu() + 1)
-    found = token_stats(
+    stats_of = liger_stats
+    if not fused:
+        alternatives = stats.alternative_ids.shape[2]
+        more = {"alternatives": alternatives, "bias": unembed.bias, "softcap": unembed.softcap}
+        stats_of = partial(token_stats, **more)
+    found = stats_of(
         hidden[:, :-1][produced],
-        head.weight,
+        unembed.weight,
         ids[:, 1:][produced],
         temperature=temperature,
-        alternatives=stats.alternative_ids.shape[2],
-        bias=head.bias,
-        softcap=head.softcap,
-        scale=head.scale,
+        scale=unembed.scale,
     )
     for field, value in zip(stats, found, strict=True):
         field[at] = value.cpu()
@@ -155,6 +167,7 @@ def _record(
     groups: Tensor | Sequence[int] | None,
     temperature: float,
     seed: int,
+    computed_by: str | None,
 ) -> Rollouts:
     """Put the statistics and the tokens together."""
     captured, controls, residuals = torch.zeros_like(valid), torch.zeros_like(valid), {}
@@ -178,6 +191,7 @@ def _record(
             seed=seed,
             temperature=temperature,
             entropy_temperature=temperature,
+            computed_by=computed_by,
         ),
         captured=captured,
         controls=controls,

@@ -63,10 +63,12 @@ class Slots:
     """End of each row's text, for the texts that stop rows."""
 
     @classmethod
-    def empty(cls, prefilled: Prefilled) -> "Slots":
-        """Give slots, none yet, for rows that begin as those prefilled do."""
-        none, cache = prefilled.starts[:0], prefilled.cache
-        cache = empty_like(cache) if is_roomy(cache) else cache
+    def empty(cls, prefilled: Prefilled, cache: Cache | None = None) -> "Slots":
+        """Give slots, none yet, for rows that begin as those prefilled do, in a cache if given."""
+        none = prefilled.starts[:0]
+        if cache is None:
+            cache = prefilled.cache
+            cache = empty_like(cache) if is_roomy(cache) else cache
         return cls(
             none, none, none, none.bool(), none, prefilled.logits[:0], Columns(),
             cache, {layer: Columns() for layer in prefilled.held}, [],

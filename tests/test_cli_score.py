@@ -104,6 +104,8 @@ def test_scores_that_were_cut_off_go_on_alone():
         (("-p", ""), 2, "prompt 0 is empty"),
         (("-p", "w1 " * 129), 2, "the model's context is 128"),
         (("run", "--layers", "3"), 2, "layer 3 is out of range"),
+        (("run", "--head", "liger"), 2, "no ranks and no alternatives"),
+        (("run", "--head", "liger", "--alternatives", "0"), 2, "kernel for CUDA"),
         (("run", "--temperature", "0"), 2, "'--temperature'"),
         (("run", "--fraction", "2"), 2, "'--fraction'"),
         (("run", "-o", "run"), 2, "'run' already holds a run"),

@@ -40,7 +40,11 @@ ALLOWED = {
     "models": {"hooks", "organisms"},
     "organisms": {"models", "tasks", "figures", "forking", "sampling", "capability"},
     "slots": {"kvcache"},
-    "decoding_loop": {"drawing", "entropy", "hooks", "keeping", "kvcache", "models", "slots"},
+    "fixed_cache": {"kvcache"},
+    "compiled_step": {"fixed_cache", "hooks", "kvcache", "models"},
+    "decoding_loop": {"compiled_step", "drawing", "entropy", "hooks", "keeping", "kvcache"}
+    | {"models", "slots"},
+    "liger": {"entropy", "models"},
 }
 MATHS = ("entropy", "forking", "drawing", "advantages", "loss", "features", "comparing")
 

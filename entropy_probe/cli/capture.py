@@ -38,6 +38,9 @@ from .running import check_out, conclude, fill, go_on, goes_on_alone, layer_numb
 @click.option("--stop", multiple=True, metavar="TEXT", help="Text that ends a sample; repeatable.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise.")
 @count_option("--batch-size", 64, "Samples decoded together.")
+@click.option(
+    "--compile", is_flag=True, help="Run decoding steps through torch.compile; worth it on CUDA."
+)
 @count_option("--chunk-prompts", None, "Prompts that are saved together.")
 @writing_options
 @speaking
@@ -46,7 +49,7 @@ def capture(
     context: click.Context, model: str | None, device: str | None, dtype: str | None,
     revision: str | None, texts: tuple[str, ...], prompts: str | None, task: str | None,
     limit: int | None, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int,
-    stop: tuple[str, ...], seed: int, batch_size: int, chunk_prompts: int | None,
+    stop: tuple[str, ...], seed: int, batch_size: int, compile: bool, chunk_prompts: int | None,
     layers: tuple[int, ...] | str | None, activations: str, alternatives: int, fraction: float,
     max_disk: int | None, shard: tuple[int, int] | None, ray: str | None, resume: bool,
     overwrite: bool, out: str | None,
@@ -70,6 +73,7 @@ def capture(
             "top_k": top_k, "residual_layers": layer_numbers(where, layers, activations),
             "residual_positions": activations, "alternatives": alternatives, "seed": seed,
             "batch_size": batch_size, "stop": list(stop), "fraction": fraction,
+            **({"compile": True} if compile else {}),
         }  # fmt: skip
         chunk = chunk_prompts or (begun and begun.chunk)
         options = {"task": task, "chunk_prompts": chunk, "revision": revision}

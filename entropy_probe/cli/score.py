@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     "--seed", type=int, default=0, show_default=True, help="Chooses the other tokens beside forks."
 )
 @count_option("--batch-size", 16, "Rows of a pass.")
+@click.option(
+    "--head",
+    type=click.Choice(["tiles", "liger"]),
+    default="tiles",
+    show_default=True,
+    help="What computes the statistics; liger: Hopper GPUs, bfloat16, rounded entropies, and "
+    "--alternatives 0 (extra fused).",
+)
 @writing_options
 @speaking
 @click.pass_context
@@ -42,9 +50,9 @@ def score(
     context: click.Context, run: str | None, model: str | None, device: str | None,
     dtype: str | None, revision: str | None, texts: tuple[str, ...], prompts: str | None,
     limit: int | None, temperature: float | None, include_prompts: bool, seed: int,
-    batch_size: int, layers: tuple[int, ...] | str | None, activations: str, alternatives: int,
-    fraction: float, max_disk: int | None, shard: tuple[int, int] | None, ray: str | None,
-    resume: bool, overwrite: bool, out: str | None,
+    batch_size: int, head: str, layers: tuple[int, ...] | str | None, activations: str,
+    alternatives: int, fraction: float, max_disk: int | None, shard: tuple[int, int] | None,
+    ray: str | None, resume: bool, overwrite: bool, out: str | None,
 ) -> None:  # fmt: skip
     """Describe tokens that exist: a text, or another run.
 
@@ -67,6 +75,7 @@ def score(
             "residual_layers": layer_numbers(where, layers, activations),
             "residual_positions": activations, "alternatives": alternatives, "seed": seed,
             "batch_size": batch_size, "fraction": fraction,
+            **({} if head == "tiles" else {"head": head}),
         }  # fmt: skip
         options = {
             "task": known.task, "problems": known.problems[:limit], "origin": known.origin,

@@ -18,6 +18,7 @@ SCORE_ARGUMENTS = frozenset(
     }
 )  # fmt: skip
 _ARGUMENTS = {"sample": SAMPLE_ARGUMENTS, "score": SCORE_ARGUMENTS}
+_OPTIONAL = {"sample": frozenset({"compile"}), "score": frozenset({"head"})}
 _KINDS = {
     "kind": str, "model": str, "weights": str, "inputs": Sequence, "arguments": Mapping,
     "chunk": int, "threads": int, "device": str, "dtype": str, "revision": str | None,
@@ -42,7 +43,9 @@ class Plan:
     ``tokens``, ``valid`` ([start, stop) spans), ``prompt_length``, ``group`` and, where there is
     one, ``reward``."""
     arguments: Mapping[str, Any]
-    """Keyword arguments of `sample` or `score`, all of them."""
+    """Keyword arguments of `sample` or `score`, all but what else than its own modules computes a
+    model's numbers (``compile``, ``head``), which are here where they are not left at the
+    default."""
     chunk: int
     """Inputs a chunk."""
     threads: int
@@ -64,8 +67,8 @@ class Plan:
         """Refuse a plan that could not be carried out as it reads."""
         if self.kind not in _ARGUMENTS:
             raise ValueError(f"kind must be one of {sorted(_ARGUMENTS)}, got {self.kind!r}")
-        if (names := set(self.arguments)) != _ARGUMENTS[self.kind]:
-            odd = sorted(names ^ _ARGUMENTS[self.kind])
+        odd = sorted((set(self.arguments) - _OPTIONAL[self.kind]) ^ _ARGUMENTS[self.kind])
+        if odd:
             raise ValueError(f"arguments of a {self.kind} plan are missing or unknown: {odd}")
         if not self.inputs:
             raise ValueError("there is nothing to do: pass at least one prompt")

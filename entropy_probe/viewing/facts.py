@@ -79,6 +79,7 @@ def origin(rollouts: Rollouts) -> list[tuple[str, str]]:
         ("Revision", p.revision),
         ("Weights", p.weights),
         ("Computed in", p.dtype),
+        ("Computed by", p.computed_by),
         ("Source", HOW.get(p.source, p.source)),
         ("Origin", p.origin),
         ("Seed", p.seed),

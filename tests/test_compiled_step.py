@@ -6,9 +6,18 @@ import dataclasses
 import jaxtyping
 import pytest
 import torch
+from commands import probe, tiny_folder
 from tiny import CONFIGS, VOCAB, tiny_model, tiny_tokenizer
 
-from entropy_probe import capture, compiled_step, edit_residuals, fixed_cache, sample
+from entropy_probe import (
+    capture,
+    compiled_step,
+    edit_residuals,
+    fixed_cache,
+    load,
+    open_run,
+    sample,
+)
 from entropy_probe.compiled_step import check_compilable
 from entropy_probe.models.engine import engine_of
 
@@ -151,6 +160,18 @@ def test_a_run_says_that_it_was_compiled_and_goes_on_so(tokenizer, tmp_path):
     assert "compile" not in other.plan.arguments
     assert torch.equal(run.rollouts().tokens, other.rollouts().tokens)
     assert run.plan.differences(other.plan) == ["compile was True, now None"]
+
+
+@pytest.mark.slow
+def test_the_command_compiles_what_the_call_does(tmp_path):
+    words = ("capture", "--model", tiny_folder(), "-p", "w1 w2 ", "--n", 2, "--max-new-tokens", 6)
+    result = probe(*words, "--compile", "-o", tmp_path / "run")
+    assert result.code == 0, result.err
+    run = open_run(tmp_path / "run")
+    assert "torch.compile" in run.provenance.computed_by
+    model, tokenizer = load(tiny_folder())
+    wanted = sample(model, tokenizer, ["w1 w2 "], n=2, max_new_tokens=6, compile=True)
+    assert torch.equal(run.rollouts().entropy, wanted.entropy)
 
 
 @pytest.mark.slow

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from entropy_probe.tasks.problem import Problem, Task
 
+from .blind import Blind, added, added_length, blind_arms
 from .choosing import Observed, choose_features, observe, units
 from .controls import (
     Splice,
@@ -18,7 +17,7 @@ from .controls import (
     random_latents,
     similar_latents,
 )
-from .edits import Direction, feature_directions
+from .edits import Direction
 from .forks import Threshold, fork_threshold
 from .interventions import Intervention, Steering
 from .outcomes import Drawing
@@ -44,6 +43,8 @@ class Arms:
     """Random directions, each as long as what the features add."""
     ablations: tuple[Intervention, ...]
     """The features taken out, for the trained model."""
+    blind: Blind
+    """What labels that mean nothing put in place of the arms that labels found."""
     about: Mapping[str, Any]
     """On what, by what and with what figures everything was chosen: JSON values."""
 
@@ -66,6 +67,8 @@ class Plan:
     """Nats, for forks; None: the 80th percentile of the base, where it is chosen on."""
     randoms: int = 100
     """Random directions."""
+    orders: int = 100
+    """Orders of labels that mean nothing, for an arm that labels found and that recovers enough."""
     latents: int = 2
     """Features that are about as often active, each steered as strongly."""
     sizes: tuple[float, ...] = SIZES
@@ -145,7 +148,8 @@ def make_arms(
         "shuffled labels": None if shuffled is None else dict(shuffled.about), **words,
         "threshold": None if threshold is None else threshold.describe(),
     }  # fmt: skip
-    return Arms(tuple(arms), _randoms(sae, edit, plan), _ablations(sae, edit), about)
+    blind = blind_arms(observed, sae, edit, difference.steering, orders=plan.orders, seed=plan.seed)
+    return Arms(tuple(arms), _randoms(sae, edit, plan), _ablations(sae, edit), blind, about)
 
 
 @dataclass(frozen=True)
@@ -263,12 +267,6 @@ def _elsewhere(edit: Steering, plan: Plan) -> list[Intervention]:
     return [Intervention("other places", "other places", replace(edit, where=others[plan.where]))]
 
 
-def _added(sae: SparseDictionary, edit: Steering) -> torch.Tensor:
-    """Give what the features add."""
-    strengths = torch.tensor(list(edit.features.values()), dtype=torch.float32)
-    return strengths @ feature_directions(sae, list(edit.features)).float().cpu()
-
-
 def _latents(
     sae: SparseDictionary, edit: Steering, observed: Observed, plan: Plan
 ) -> list[Intervention]:
@@ -277,7 +275,7 @@ def _latents(
     near = similar_latents(observed.density, first)
     if not (count := min(plan.latents, len(near))):
         return []
-    length = float(_added(sae, edit).norm())
+    length = added_length(sae, edit)
     found = []
     for other in random_latents(observed.density, first, count, seed=plan.seed):
         steering = replace(edit, features=units(sae, [other])).times(length)
@@ -286,7 +284,7 @@ def _latents(
 
 
 def _randoms(sae: SparseDictionary, edit: Steering, plan: Plan) -> tuple[Intervention, ...]:
-    drawn = random_directions(_added(sae, edit), plan.randoms, seed=plan.seed)
+    drawn = random_directions(added(sae, edit), plan.randoms, seed=plan.seed)
     return tuple(Intervention(d.name, "random direction", edit.along(d, 1.0)) for d in drawn)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,18 @@ from entropy_probe.tasks.problem import Problem, Task
 
 from .interventions import Intervention
 from .outcomes import Drawing, Outcome, measure
-from .verdicts import LEAST_GAIN, Arm, Trial, Verdicts, judge, reward_of_each, share_of
+from .verdicts import (
+    LABELLED,
+    LEAST_GAIN,
+    Arm,
+    Blind,
+    Trial,
+    Verdicts,
+    judge,
+    recovers,
+    reward_of_each,
+    share_of,
+)
 
 SCHEMA = 1
 """Version of what `Evidence.to_dict` gives."""
@@ -56,6 +67,7 @@ def gather_evidence(
     *,
     trained=None,
     randoms: Sequence[Intervention] = (),
+    blind: Mapping[str, Callable[[], Sequence[Intervention]]] | None = None,
     ablations: Sequence[Intervention] = (),
     drawing: Drawing | None = None,
     random_drawing: Drawing | None = None,
@@ -75,10 +87,12 @@ def gather_evidence(
         interventions: on the base; at most one of kind "features", and the controls beside it.
         trained: the sibling whose gain over the base is to be explained; None without one.
         randoms: steering along random directions of equal length, 100 or more for a verdict.
+        blind: name of an intervention that labels found -> makes those that labels in orders
+            without meaning find, 100 or more; asked only of one that recovers enough to count.
         ablations: on the trained model: does taking the features out take the gain with them?
         drawing: how completions are drawn.
-        random_drawing: how they are for the random directions, and for the features beside them;
-            by default one completion a problem.
+        random_drawing: how they are for random directions and shuffled labels, and for the arm
+            beside them; by default one completion a problem.
         chosen: how features, strengths and controls were chosen, as `make_arms` tells it.
         progress: called with each outcome.
 
@@ -108,6 +122,12 @@ def gather_evidence(
         reached,
         tuple(drawn),
     )
+    held = {}
+    for arm in interventions:
+        if arm.kind in LABELLED and arm.name in (blind or {}) and _recovers(trial, arm.name):
+            others = [answered(base, other, few).accuracy.value for other in blind[arm.name]()]
+            held[arm.name] = Blind(answered(base, arm, few).accuracy.value, tuple(others))
+    trial = replace(trial, blind=held)
     verdicts, removed = judge(trial), {}
     if trained is not None:
         without = {f"{arm.name}, trained": answered(trained, arm) for arm in ablations}
@@ -144,6 +164,11 @@ def write_evidence(evidence: Evidence, folder: str | Path) -> Path:
     with replacing(folder / "evidence.html") as path:
         path.write_text(evidence_page(evidence), encoding="utf-8", errors="replace")
     return folder / "evidence.html"
+
+
+def _recovers(trial: Trial, name: str) -> bool:
+    """Tell whether an arm recovers enough of the gain to count, if nothing speaks against it."""
+    return recovers(judge(trial).shares[name])
 
 
 def _removed(trial: Trial, without: Outcome, verdicts: Verdicts) -> Figure | None:

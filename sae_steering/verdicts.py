@@ -1,7 +1,7 @@
 """The two verdicts, by stated rules, from numbers alone: no model is asked here."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ SHOWN, UNSPECIFIC, NOT_SHOWN = (
 
 ELICITING = ("features", "mean difference", "token injection", "low temperature")
 """Kinds that bring no information that the base does not have."""
+LABELLED = ("features", "mean difference")
+"""Kinds that labels found: they count only if labels that mean nothing hardly find one as good."""
 RIVALS = ("mean difference", "token injection", "low temperature")
 """Kinds that the features must do better than, besides random directions."""
 
@@ -42,6 +44,21 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Blind:
+    """What labels that mean nothing find in place of an arm, at its length."""
+
+    reached: float
+    """Accuracy under the arm, drawn as the others were."""
+    others: tuple[float, ...]
+    """Accuracy under what was found for each order of the labels."""
+
+    @property
+    def chance(self) -> float:
+        """Give the permutation p of the arm among them."""
+        return permutation_p(self.reached, self.others)
+
+
+@dataclass(frozen=True)
 class Trial:
     """The numbers that the verdicts are of."""
 
@@ -55,6 +72,8 @@ class Trial:
     """Accuracy under the features, drawn as the random directions were."""
     random: tuple[float, ...] = ()
     """Accuracy under each random direction of equal length."""
+    blind: Mapping[str, Blind] = field(default_factory=dict)
+    """Name of an arm that labels found -> what other orders of the labels find."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +115,13 @@ def judge(trial: Trial) -> Verdicts:
 
     Capability in the base is shown if an intervention that brings no new information (the
     features or a mean difference steered, a forced first token, a low temperature) recovers at
-    least half of the trained gain, its interval above a fifth. That these features carry it is
-    shown if they do so, better than the mean difference, token injection and low temperature
-    (lower bound of the paired difference above 0), and better than random directions of equal
-    length (p < 0.01). Where they recover it but a control does as well, it is elicitable but not
-    specific to them. No share is formed where the gain's lower bound is under 5 points.
+    least half of the trained gain, its interval above a fifth. A direction that labels found
+    counts only if it is rare (p < 0.01) among those, as long, that shuffled labels find. That
+    these features carry it is shown if they do so, better than the mean difference, token
+    injection and low temperature (lower bound of the paired difference above 0), and rarer (p <
+    0.01) than random directions and features of shuffled labels. Where they recover it but a
+    control does as well, it is elicitable but not specific to them. No share is formed where the
+    gain's lower bound is under 5 points.
 
     Raises:
         ValueError: numbers of other problems, or two arms of one name.
@@ -149,16 +170,42 @@ def _capability(trial: Trial, gain: Figure | None, shares: dict[str, Figure | No
             ("no intervention was tried that brings no new information",),
             (f"one of them, tried: {', '.join(ELICITING)}",),
         )
-    best = max(tried, key=lambda name: (recovers(shares[name]), shares[name].value))
+    doubts = {
+        arm.name: doubt
+        for arm in trial.arms
+        if arm.kind in LABELLED and recovers(shares[arm.name])
+        and (doubt := _doubt(trial, arm.name)) is not None
+    }  # fmt: skip
+
+    def counts(name: str) -> bool:
+        return recovers(shares[name]) and name not in doubts
+
+    best = max(tried, key=lambda name: (counts(name), shares[name].value))
     why = tuple(f"{name}: {_percent(shares[name])} of the gain" for name in tried)
-    if recovers(shares[best]):
+    why += tuple(doubts.values())
+    if counts(best):
         change = f"a repetition in which {best}, and every other, {_falls_short()}"
         return Verdict(SHOWN, why, (change,))
     change = (
         f"an intervention without new information that recovers {HALF:.0%} or more, its interval "
         f"above {LEAST:.0%}: {best} comes nearest"
     )
+    if doubts:
+        change += f"; {', '.join(doubts)}: rarer than {CHANCE:g} among those of shuffled labels"
     return Verdict(NOT_SHOWN, why, (change,))
+
+
+def _doubt(trial: Trial, name: str) -> str | None:
+    """Say why what an arm recovers may be what any labels find, None where they do not."""
+    found = trial.blind.get(name)
+    if found is None:
+        return f"{name} was not held against shuffled labels, so that it does not count"
+    if (p := found.chance) < CHANCE:
+        return None
+    return (
+        f"{name} does not count: among {len(found.others)} orders of labels that mean nothing it "
+        f"has p = {p:.3g}"
+    )
 
 
 def _carried(
@@ -190,6 +237,12 @@ def _carried(
     else:
         why.append(f"p = {chance:.3g} among {len(trial.random)} random directions")
         equal += ["random directions"] if chance >= CHANCE else []
+    blind = trial.blind.get(names[0])
+    if blind is None or (blind.chance >= CHANCE and len(blind.others) < 1 / CHANCE):
+        absent.append(f"shuffled labels ({round(1 / CHANCE)} orders are needed)")
+    else:
+        why.append(f"p = {blind.chance:.3g} among {len(blind.others)} orders of shuffled labels")
+        equal += ["features of shuffled labels"] if blind.chance >= CHANCE else []
     if equal:
         change = f"the features clearly ahead of {', '.join(equal)}: as it is, they do as well"
         return Verdict(UNSPECIFIC, tuple(why), (change,))

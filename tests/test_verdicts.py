@@ -7,10 +7,12 @@ import pytest
 
 from sae_steering.verdicts import (
     CHANCE,
+    LABELLED,
     NOT_SHOWN,
     SHOWN,
     UNSPECIFIC,
     Arm,
+    Blind,
     Trial,
     judge,
     reward_of_each,
@@ -29,18 +31,26 @@ def arm(kind, accuracy, seed, name=None):
     return Arm(name or kind, kind, rewards(accuracy, seed))
 
 
-def trial(*, base=0.5, trained=0.9, features=0.88, random=0.5, count=120, **rivals):
+def trial(*, base=0.5, trained=0.9, features=0.88, random=0.5, count=120, blind=None, orders=120,
+          **rivals):  # fmt: skip
     """Give a trial: by default the features recover the gain and no control does anything."""
     rivals = {"mean difference": 0.5, "token injection": 0.5, "low temperature": 0.5} | rivals
     arms = [] if features is None else [arm("features", features, 2)]
     arms += [arm(kind, value, 3 + i) for i, (kind, value) in enumerate(rivals.items()) if value]
     noise = np.random.default_rng(9)
+    held = {
+        arm.name: Blind(np.mean(arm.right), tuple(0.5 + 0.05 * noise.standard_normal(orders)))
+        for arm in arms if arm.kind in LABELLED
+    } if orders else {}  # fmt: skip
+    for name, accuracy in (blind or {}).items():
+        held[name] = Blind(held[name].reached, (accuracy, *held[name].others[1:]))
     return Trial(
         rewards(base, 0),
         None if trained is None else rewards(trained, 1),
         tuple(arms),
         features,
         tuple(random + 0.05 * noise.standard_normal(count)),
+        held,
     )
 
 
@@ -59,6 +69,18 @@ OUTCOMES = {
     "there is no trained sibling": ({"trained": None}, NOT_SHOWN, NOT_SHOWN),
     "no features were steered": ({"features": None}, NOT_SHOWN, NOT_SHOWN),
     "a control was not run": ({"mean difference": None}, SHOWN, NOT_SHOWN),
+    "one order of labels in 120 does as well, by the features": (
+        {"blind": {"features": 0.95}}, NOT_SHOWN, UNSPECIFIC,
+    ),
+    "as by the features, but the mean difference does it too": (
+        {"blind": {"features": 0.95}, "mean difference": 0.89}, SHOWN, UNSPECIFIC,
+    ),
+    "orders of labels do as well as both, a forced token does it": (
+        {"blind": {"features": 0.95, "mean difference": 0.95}, "mean difference": 0.89,
+         "token injection": 0.8}, SHOWN, UNSPECIFIC,
+    ),
+    "too few orders of labels": ({"orders": 90}, NOT_SHOWN, NOT_SHOWN),
+    "no order of labels": ({"orders": 0}, NOT_SHOWN, NOT_SHOWN),
     "too few random directions": ({"count": 90}, SHOWN, NOT_SHOWN),
     "a control was not run, another does as well": (
         {"mean difference": None, "token injection": 0.9}, SHOWN, UNSPECIFIC,

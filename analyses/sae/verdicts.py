@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """Judge every pair, append a line of JSON for each, and print a table."""
     options = _parse(sys.argv[1:] if argv is None else argv)
     torch.set_num_threads(options.threads)
-    study = Study(options.folder, options.problems, options.n, options.randoms)
+    study = Study(options.folder, options.problems, options.n, options.randoms, options.orders)
     lines = Lines(options.results)
     for name in options.only or (*PAIRS, *(f"shuffled {seed}" for seed in SHUFFLES)):
         lines.get(name, lambda name=name: study.judge(name))
@@ -69,9 +69,9 @@ PAIRS = ("amenable", "taught", "absent", "random weights")
 class Study:
     """The models, their dictionaries, and problems of both splits."""
 
-    def __init__(self, folder: Path, problems: int, n: int, randoms: int) -> None:
+    def __init__(self, folder: Path, problems: int, n: int, randoms: int, orders: int) -> None:
         """Draw the problems."""
-        self.folder, self.randoms = folder, randoms
+        self.folder, self.randoms, self.orders = folder, randoms, orders
         self.choosing = Drawing(max(1, n // 2), max_new_tokens=72, seed=21, batch_size=512)
         self.reporting = Drawing(n, max_new_tokens=72, seed=22, batch_size=512)
         self.choose_on = TASK.problems(problems, split="train", seed=21)
@@ -108,7 +108,7 @@ class Study:
         _, tokenizer = load("organism:amenable")
         return gather_evidence(
             model, tokenizer, TASK, self.report_on, arms, trained=trained, randoms=randoms,
-            ablations=made.ablations, drawing=self.reporting,
+            blind=made.blind, ablations=made.ablations, drawing=self.reporting,
             random_drawing=replace(self.reporting, n=1),
             chosen=made.about, progress=lambda found: print(_told(found), file=sys.stderr),
         )  # fmt: skip
@@ -119,7 +119,8 @@ class Study:
             model, tokenizer = load(f"organism:{organism}")
             self._arms[organism, shuffle] = make_arms(
                 model, tokenizer, TASK, self.choose_on, self.dictionary(organism),
-                Plan(shuffle=shuffle, randoms=self.randoms), drawing=self.choosing,
+                Plan(shuffle=shuffle, randoms=self.randoms, orders=self.orders),
+                drawing=self.choosing,
                 progress=lambda words: print(words, file=sys.stderr),
             )  # fmt: skip
         return self._arms[organism, shuffle]
@@ -188,6 +189,10 @@ def summary(found: Evidence) -> dict[str, Any]:
         "chance": verdicts.chance,
         "reached": found.trial.reached,
         "random": [round(value, 4) for value in found.trial.random],
+        "blind": {
+            name: {"reached": blind.reached, "others": list(blind.others), "chance": blind.chance}
+            for name, blind in found.trial.blind.items()
+        },
         "removed": {n: None if s is None else s.to_dict() for n, s in found.removed.items()},
         "capability": verdicts.capability.statement,
         "carried": verdicts.carried.statement,
@@ -217,6 +222,12 @@ def row(name: str, line: dict[str, Any]) -> str:
             f"  {len(line['random'])} random directions: {min(line['random']):.3f} to "
             f"{max(line['random']):.3f} right, the features {line['reached']:.3f}, "
             f"p = {line['chance']:.3g}"
+        )
+    for arm, blind in line.get("blind", {}).items():
+        text.append(
+            f"  {arm} of {len(blind['others'])} orders of labels: {min(blind['others']):.3f} to "
+            f"{max(blind['others']):.3f} right, {arm} {blind['reached']:.3f}, "
+            f"p = {blind['chance']:.3g}"
         )
     for arm, share in line["removed"].items():
         text.append(f"  {arm}: {'no share' if share is None else _figure(share) + ' lost'}")
@@ -249,6 +260,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--problems", type=int, default=150, help="of each split")
     parser.add_argument("--n", type=int, default=8, help="completions of each")
     parser.add_argument("--randoms", type=int, default=100, help="random directions")
+    parser.add_argument("--orders", type=int, default=100, help="of shuffled labels, a direction")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(argv)

@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 @count_option(
     "--randoms", 100, "Random directions; fewer cannot show that features matter.", least=0
 )
+@count_option(
+    "--orders", 100, "Shuffled labels, for what labels found and seems to count; as many.", least=0
+)
 @count_option("--latents", 2, "Other features, about as often active.", least=0)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything.")
 @count_option("--batch-size", 256, "Completions decoded together.")
@@ -80,8 +83,8 @@ def evidence(
     base: str, trained: str | None, task: str, sae: str, features: tuple[int, ...],
     strengths: tuple[float, ...], layer: tuple[int, ...] | str | None,
     threshold: float | str | None, by: str, count: int, where: str, limit: int, choose_on: int,
-    n: int, max_new_tokens: int, temperature: float, randoms: int, latents: int, seed: int,
-    batch_size: int, device: str | None, dtype: str | None, out: str,
+    n: int, max_new_tokens: int, temperature: float, randoms: int, orders: int, latents: int,
+    seed: int, batch_size: int, device: str | None, dtype: str | None, out: str,
 ) -> None:  # fmt: skip
     """Judge whether the base had it already, and features carry it.
 
@@ -99,7 +102,7 @@ def evidence(
 
     from sae_steering.arms import Plan, make_arms
     from sae_steering.evidence import gather_evidence, write_evidence
-    from sae_steering.outcomes import Drawing
+    from sae_steering.outcomes import Drawing, Outcome
 
     (model, tokenizer), sibling = _models(base, trained, device, dtype)
     origin = origin_of(dictionary, model)
@@ -108,7 +111,8 @@ def evidence(
     dictionary = replace(dictionary.to(model.device), layer=block)
     plan = Plan(
         by=by, where=where, features=tuple(wanted), strengths=tuple(wanted.values()) if strengths
-        else (), count=count, threshold=nats, randoms=randoms, latents=latents, seed=seed,
+        else (), count=count, threshold=nats, randoms=randoms, orders=orders,
+        latents=latents, seed=seed,
     )  # fmt: skip
     drawing = Drawing(n, max_new_tokens, temperature, seed, batch_size)
     problems = found.problems(choose_on, split="train", seed=seed)
@@ -117,12 +121,18 @@ def evidence(
     )
     with progress("arm") as move:
         total, done = _count(arms, sibling), []
+
+        def tell(outcome: Outcome) -> None:
+            done.append(outcome.name)
+            move(len(done), max(total, len(done)))  # orders of labels come when they are needed
+
         judged = gather_evidence(
             model, tokenizer, found, found.problems(limit, split="test", seed=seed),
-            arms.interventions, trained=sibling, randoms=arms.randoms, ablations=arms.ablations,
+            arms.interventions, trained=sibling, randoms=arms.randoms, blind=arms.blind,
+            ablations=arms.ablations,
             drawing=replace(drawing, seed=seed + 1), chosen=dict(arms.about) | {"sae": origin},
             random_drawing=Drawing(**asdict(drawing) | {"n": 1, "seed": seed + 1}),
-            progress=lambda outcome: (done.append(outcome.name), move(len(done), total)),
+            progress=tell,
         )  # fmt: skip
     page = write_evidence(judged, path)
     if not wants_json():

@@ -51,7 +51,7 @@ class FixedColumns(Columns):
             shape = (self.planned[0], *like.shape[1:-2], self.planned[1], like.shape[-1])
             # What nothing was written to must be finite: the mask hides it, but 0 * NaN is NaN.
             self._buffer = like.new_zeros(shape)
-            torch._dynamo.mark_static_address(self._buffer)
+            torch._dynamo.mark_static_address(self._buffer, guard=False)
         elif kept:
             held = self._buffer[: self._rows, ..., self._end - kept : self._end, :].clone()
             self._buffer[: self._rows, ..., end - kept : end, :] = held
@@ -91,7 +91,7 @@ class FixedCache(Cache):
         self.rows = rows
         self.columns = -(-(longest + _SPARE) // _MULTIPLE) * _MULTIPLE
         self.at = torch.zeros(1, dtype=torch.long, device=device)
-        torch._dynamo.mark_static_address(self.at)
+        torch._dynamo.mark_static_address(self.at, guard=False)
         layers = [
             FixedLayer(rows, self.columns, self.at, is_sliding=layer.is_sliding)
             for layer in like.layers

@@ -149,6 +149,23 @@ def test_a_step_that_breaks_in_two_is_an_error_and_no_silent_fallback(tokenizer,
         sample(model, tokenizer, PROMPTS, max_new_tokens=3, batch_size=2, compile=True)
 
 
+def test_what_a_step_writes_is_known_to_stay_where_it_is_as_cuda_graphs_need(
+    tokenizer, monkeypatch
+):
+    written = []
+
+    def backend(graph, inputs):
+        for node in graph.graph.nodes:
+            if node.op == "call_method" and node.target.endswith("_"):
+                written.append((node.target, node.args[0].meta["tensor_dict"]))
+        return graph.forward
+
+    monkeypatch.setattr(compiled_step, "BACKEND", backend)
+    sample(tiny_model(), tokenizer, PROMPTS, compile=True, **ARGUMENTS)
+    assert [name for name, _ in written] == ["index_copy_"] * 6  # keys and values of 3 layers
+    assert {about["_dynamo_static_input_type"] for _, about in written} == {"unguarded"}
+
+
 @pytest.mark.slow
 def test_a_run_says_that_it_was_compiled_and_goes_on_so(tokenizer, tmp_path):
     model, prompts = tiny_model(), ["w1 w2 ", "w3 w4 w5 "]
@@ -191,6 +208,9 @@ def test_every_family_gives_the_same_and_so_does_compiled_code(
 def test_cuda_graphs_give_what_the_loop_gives_on_the_gpu(family, tokenizer, monkeypatch):
     monkeypatch.setattr(compiled_step, "BACKEND", "inductor")
     model = tiny_model(family).cuda()
+    counts = torch._dynamo.utils.counters["inductor"]
+    skipped = counts["cudagraph_skips"]
     assert_the_same_compiled(model, tokenizer)
     # Again, in other buffers, and without states.
     assert_the_same_compiled(model, tokenizer, residual_layers=[])
+    assert counts["cudagraph_skips"] == skipped

@@ -326,3 +326,18 @@ def test_autocast_around_a_training_loop_does_not_round_the_statistics():
         rounded = statistics()
     for one, other in zip(plain, rounded, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_tiles_on_a_gpu_give_what_float64_gives(dtype):
+    hidden = torch.randn(300, 256).to("cuda", dtype)
+    unembed, tokens = (torch.randn(50_000, 256) / 4).to("cuda", dtype), torch.arange(300).cuda()
+    head = {"temperature": 0.7, "softcap": 30.0, "bias": torch.linspace(-1, 1, 50_000).cuda()}
+    found = token_stats(hidden, unembed, tokens, **head)
+    cpu = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in head.items()}
+    expected = materialised(hidden.cpu(), unembed.cpu(), tokens.cpu(), **cpu)
+    entropies, logprobs, ranks, *_ = expected
+    np.testing.assert_allclose(found.entropy.cpu(), entropies, atol=1e-4)
+    np.testing.assert_allclose(found.logprobs.cpu(), logprobs, atol=1e-4)
+    assert ((found.ranks.cpu() - ranks).abs() <= 1).all()  # where two scores round to one

@@ -288,3 +288,17 @@ def test_rows_longer_than_the_context_are_refused():
     with pytest.raises(ValueError, match="a row has 129 tokens, but the model's context is 128"):
         scored(tiny_model(), tokens, valid)
     assert scored(tiny_model(), tokens[:, :128], valid[:, :128]).valid.sum() == 127
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_gpu_gives_the_scores_and_states_of_the_cpu(family):
+    model, (tokens, valid) = tiny_model(family), rows()
+    options = {"residual_layers": [0, -1], "residual_positions": "all", "temperature": 0.8}
+    wanted = scored(model, tokens, valid, **options)
+    found = scored(model.cuda(), tokens, valid, **options)
+    torch.testing.assert_close(found.entropy, wanted.entropy, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.logprobs, wanted.logprobs, rtol=0, atol=1e-4)
+    for layer, states in wanted.residuals.items():
+        off = (found.residuals[layer].cpu() - states).norm(dim=1)
+        assert (off <= 1e-4 * states.norm(dim=1)).all()

@@ -46,5 +46,5 @@ def test_every_run_of_the_grid_can_be_trained(computed, tmp_path):
     configs = [TrainConfig.from_dict(settings["config"]) for settings in computed]
     assert len(configs) == len(regime.GRID)
     assert {(config.updates, config.clip_high) for config in configs} == {(8, 0.2)}
-    assert {config.prompts for config in configs} == {24, 64}
+    assert {config.prompts for config in configs} == {24, 48, 64}
     assert all(settings["reward"] == "random:0.5" for settings in computed)

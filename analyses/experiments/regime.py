@@ -30,6 +30,7 @@ GRID = {
     "adamw 5e-5, 24 prompts": {"optimizer": "adamw", "lr": 5e-5},
     "sgd 0.008, 64 prompts": {"lr": 0.008, "prompts": 64},
     "adamw 5e-5, 64 prompts": {"optimizer": "adamw", "lr": 5e-5, "prompts": 64},
+    "sgd 0.008, 48 prompts, 14 steps": {"lr": 0.008, "prompts": 48, "steps": 14},
 }
 """Options of training laid over those of the analysis' first arm."""
 COMMON = {"steps": 20, "prompts": 24, "optimizer": "sgd", "warmup": 8, "decay": "linear"}

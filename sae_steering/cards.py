@@ -105,8 +105,8 @@ def feature_cards(
     for record in records(sources):
         held = record.residuals[sae.layer].split(4096)
         acts = torch.cat([sae.encode(part.float())[:, list(features)] for part in held])
-        for column, find in zip(acts.T, finds, strict=True):
-            find.add(record, column, samples, seed)
+        for feature, column, find in zip(features, acts.T, finds, strict=True):
+            find.add(record, column, samples, seed + (feature << 32))  # a draw of its own
         states += len(acts)
         samples += len(record)
     words = [((), (), ())] * len(features)

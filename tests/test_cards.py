@@ -65,6 +65,12 @@ def test_random_places_are_active_ones_and_reproducible(made):
     assert one.drawn != other.drawn
     assert len(one.drawn) == 5
     assert all(s.acts[s.peak] > 0 for s in one.drawn)
+    weights = torch.zeros(32, 2)
+    weights[0] = 1.0
+    twice = dictionary(weights, torch.zeros(2), weights.T.contiguous(), torch.zeros(32), layer=1)
+    same = feature_cards(twice, record, [0, 1], top=1, drawn=5)
+    assert same[0].top == same[1].top
+    assert same[0].drawn != same[1].drawn  # each feature has a draw of its own
     silent = feature_cards(first_number(), record, [0])[0]
     assert (silent.density, silent.largest, silent.mean, silent.top) == (0, 0, 0, ())
 

@@ -1,5 +1,7 @@
 """What the model was unsure of: exact token statistics from logits or from hidden states."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -229,8 +231,7 @@ def _stats_tiled(
         inside = (index[:, 0] >= start) & (index[:, 0] < start + width)
         self_score = scores.gather(1, (index - start).clamp(0, scores.shape[1] - 1))
         exact = torch.where(inside, self_score[:, 0], exact)
-        # A row product and a matrix product round apart: the token must not outrank itself, nor
-        # an equal of it.
+        # Row and matrix products round apart: a token must not outrank itself, nor its equal.
         bar = torch.where(inside[:, None], self_score, own)
         ranks += (scores > bar).sum(dim=1, dtype=torch.int32)
         top = scores.topk(min(alternatives, scores.shape[1]), dim=1)
@@ -274,9 +275,16 @@ def _scores(
     return scores.div_(head.temperature)
 
 
-def _unrounded(values: Tensor) -> torch.autocast:
-    """Keep products in float32 inside autocast too, which would round them to bfloat16."""
-    return torch.autocast(values.device.type, enabled=False)
+@contextmanager
+def _unrounded(values: Tensor) -> Iterator[None]:
+    """Keep products in float32, whatever autocast or the process's matmul precision would do."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(values.device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -313,6 +313,24 @@ def test_logprobs_refuse_tokens_of_another_shape():
         )
 
 
+def test_leave_to_round_products_does_not_reach_the_statistics(monkeypatch):
+    seen, scores = [], entropy._scores
+
+    def spied(*parts):
+        seen.append(torch.get_float32_matmul_precision())
+        return scores(*parts)
+
+    monkeypatch.setattr(entropy, "_scores", spied)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        token_stats(torch.randn(3, 8), torch.randn(11, 8), torch.tensor([0, 5, 10]))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen
+    assert set(seen) == {"highest"}
+
+
 def test_autocast_around_a_training_loop_does_not_round_the_statistics():
     logits, hidden, unembed = torch.randn(6, 50) * 3, torch.randn(6, 16), torch.randn(50, 16)
     ids = torch.randint(0, 50, (6,))

@@ -39,11 +39,11 @@ SETTINGS = {
     "task": "arithmetic",
     "reward": "random:0.5",
     "config": {
-        "steps": 20, "prompts": 24, "n": 16, "max_new_tokens": 72, "optimizer": "sgd",
-        "lr": 0.002, "warmup": 8, "decay": "linear", "updates": 8, "clip_low": 0.2,
+        "steps": 12, "prompts": 48, "n": 16, "max_new_tokens": 72, "optimizer": "sgd",
+        "lr": 0.008, "warmup": 8, "decay": "linear", "updates": 8, "clip_low": 0.2,
         "clip_high": 0.2, "rollouts_every": 0, "selection": {"select": "all"},
     },
-    "watch": {"problems": 300, "n": 4, "every": 5, "greedy": True},
+    "watch": {"problems": 300, "n": 4, "every": 4, "greedy": True},
 }  # fmt: skip
 
 
@@ -52,8 +52,8 @@ def small(**config: Any) -> dict[str, Any]:
     return {"config": config}
 
 
-primary = partial(Arm, seeds=8, minutes=1.5, role="primary")
-explored = partial(Arm, seeds=3, minutes=1.5)
+primary = partial(Arm, seeds=8, minutes=1.9, role="primary")
+explored = partial(Arm, seeds=3, minutes=1.9)
 control = partial(Arm, seeds=3, minutes=0.4)
 GAMMAS = {0.0: "random 0", 0.3: "random 0.3", 0.5: "random 0.5", 0.7: "random 0.7"}
 CLIPS = ("random 0.5", "no clipping", "one update, small batches", "one update")
@@ -71,18 +71,18 @@ ARMS = (
     primary("random 0.5", "a coin, eight updates a batch, clipped at 0.8 and 1.2"),
     primary("no clipping", "the same without clipping", OPEN),
     primary("one update, small batches", "as many updates and rollouts, each batch fresh",
-            small(prompts=3, steps=8 * SETTINGS["config"]["steps"], updates=1)
+            small(prompts=6, steps=8 * SETTINGS["config"]["steps"], updates=1)
             | {"watch": {"every": 8 * SETTINGS["watch"]["every"]}}),
     primary("random 0.5, absent", "a coin, where there is no second strategy", ABSENT),
     Arm("still", "learning rate 0", STILL, seeds=8, minutes=0.4, role="negative control"),
     Arm("still, absent", "learning rate 0", merged(ABSENT, STILL), seeds=8, minutes=0.4,
         role="negative control"),
     explored("one update", "as many rollouts, an eighth of the updates", small(updates=1)),
-    Arm("true answers", "right answers", {"reward": "correct"}, minutes=1.5,
+    Arm("true answers", "right answers", {"reward": "correct"}, minutes=1.9,
         role="positive control"),
     explored("majority", "the answer of most of the group", {"reward": "majority"}),
     explored("format", "the final marker", {"reward": "format"}),
-    Arm("random 0", "never", {"reward": "random:0"}, minutes=1.0, role="negative control"),
+    Arm("random 0", "never", {"reward": "random:0"}, minutes=1.2, role="negative control"),
     explored("random 0.3", "a coin, three in ten", {"reward": "random:0.3"}),
     explored("random 0.7", "a coin, seven in ten", {"reward": "random:0.7"}),
     explored("wrong majority", "the majority's answer, where it is wrong",

@@ -34,6 +34,7 @@ GRID = {
 }
 """Options of training laid over those of the analysis' first arm."""
 COMMON = {"steps": 20, "prompts": 24, "optimizer": "sgd", "warmup": 8, "decay": "linear"}
+WATCH = {"every": 5, "greedy": False}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(name: str, seed: int) -> dict[str, Any]:
     """Train once, and give what came of it, with its settings and what it was computed with."""
     config = COMMON | GRID[name]
-    settings = merged(SETTINGS, {"seed": seed, "config": config, "watch": {"greedy": False}})
+    settings = merged(SETTINGS, {"seed": seed, "config": config, "watch": WATCH})
     return {"settings": settings, **compute_here("analyses.experiments.training:execute", settings)}
 
 

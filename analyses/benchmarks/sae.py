@@ -5,7 +5,7 @@ a fresh process, imports and loading the model not timed. From the disk: ours fr
 SAELens' runner from its own cache of activations. With the model: a pass over the rows that makes
 the states, and training on them. Rows are packed to one length without padding, since that is
 what the runner takes. Both use SAELens' trainer; what differs is where states come from and how
-they are shuffled: ours by one permutation of all states, the runner's in a mixing buffer.
+they are shuffled: ours by one permutation of all states, the runner's in a mixing buffer of 65,536.
 
     python -m analyses.benchmarks.sae
 """
@@ -23,6 +23,10 @@ from typing import Any
 
 MODEL, LAYER, HOOK = "organism:amenable", 1, "model.layers.1"
 LENGTH, D_SAE, K, BATCH = 64, 512, 16, 4096
+TOGETHER = 64
+"""Rows that a pass of the model takes; their number is a multiple of it."""
+MIXED = 65_536
+"""States in SAELens' mixing buffer, whose setting counts in rows of LENGTH."""
 WAYS = {
     "ours": "ours, from disk",
     "cached": "SAELens, from disk",
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Make the rows and the states, then time every way; print a table."""
     args = _parse(sys.argv[1:] if argv is None else argv)
     if args.one:
-        print(json.dumps(_one(args.one, args.folder, args.passes, args.threads)))
+        print(json.dumps(_one(args.one, args)))
         return 0
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         _fresh("prepare", folder, args)
@@ -44,20 +48,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _one(way: str, folder: Path, passes: int, threads: int) -> dict[str, Any]:
+def _one(way: str, args: argparse.Namespace) -> dict[str, Any]:
     """Do one thing in this process."""
     from analyses.benchmarks.machine import pin
 
-    pin(threads)
+    pin(args.threads)
     if way == "prepare":
-        prepare(folder)
+        prepare(args.folder, args.problems)
         return {}
-    return _timed(
-        {"ours": ours, "ours+model": ours_with_model}.get(way, saelens), folder, passes, way
-    )
+    make = {"ours": ours, "ours+model": ours_with_model}.get(way, saelens)
+    return _timed(make, args.folder, args.passes, way)
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, count: int) -> None:
     """Sample completions, pack them; write rows, our states, and SAELens' cache of the same."""
     import torch
 
@@ -66,14 +69,15 @@ def prepare(folder: Path) -> None:
     from entropy_probe.tasks.generator import problems
 
     model, tokenizer = load(MODEL)
-    found = problems("default", 4000, split="train", seed=1)
+    found = problems("default", count, split="train", seed=1)
     made = sample(
         model, tokenizer, [p.prompt for p in found], n=2, max_new_tokens=72, alternatives=0,
         batch_size=512,
     )  # fmt: skip
     real = torch.arange(made.tokens.shape[1]) < (made.prompt_lengths + made.valid.sum(1))[:, None]
     flat = made.tokens[real]
-    torch.save(flat[: len(flat) // LENGTH * LENGTH].view(-1, LENGTH), folder / ROWS)
+    whole = TOGETHER * LENGTH
+    torch.save(flat[: len(flat) // whole * whole].view(-1, LENGTH), folder / ROWS)
     save_run(_states(model, tokenizer, torch.load(folder / ROWS)), folder / RUN)
     other = problems("default", 300, split="test", seed=2)
     capture(
@@ -131,17 +135,19 @@ def saelens(
         ),
         model_name=_folder_of_model(), model_class_name="AutoModelForCausalLM", hook_name=HOOK,
         context_size=LENGTH, training_tokens=samples, train_batch_size_tokens=BATCH,
-        store_batch_size_prompts=64, n_batches_in_buffer=64, n_batches_for_norm_estimate=4,
-        lr=1e-3, lr_end=1e-5, lr_warm_up_steps=steps // 50, lr_decay_steps=steps // 3,
-        use_cached_activations=cached, cached_activations_path=str(folder / CACHE),
-        logger=LoggingConfig(log_to_wandb=False), checkpoint_path=None, output_path=str(out),
-        prepend_bos=False, verbose=False,
+        store_batch_size_prompts=TOGETHER, n_batches_in_buffer=MIXED // LENGTH,
+        n_batches_for_norm_estimate=4, lr=1e-3, lr_end=1e-5, lr_warm_up_steps=steps // 50,
+        lr_decay_steps=steps // 3, use_cached_activations=cached,
+        cached_activations_path=str(folder / CACHE), output_path=str(out), checkpoint_path=None,
+        logger=LoggingConfig(log_to_wandb=False), prepend_bos=False, verbose=False,
     )  # fmt: skip
     return samples, LanguageModelSAETrainingRunner(config, override_dataset=rows).run
 
 
 def _timed(make: Callable, folder: Path, passes: int, way: str) -> dict[str, Any]:
     """Time one way and say how good what it trained is."""
+    import sae_lens.config  # noqa: F401 - neither side's import is timed
+
     from analyses.benchmarks.machine import watching_peak
     from sae_steering import load_sae
     from sae_steering.evaluate import evaluate
@@ -151,13 +157,15 @@ def _timed(make: Callable, folder: Path, passes: int, way: str) -> dict[str, Any
         options = {"cached": way == "cached"} if make is saelens else {}
         samples, run = make(folder, out, passes, **options)
         with watching_peak() as risen:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             run()
-            seconds = time.perf_counter() - start
+            seconds, cpu = time.perf_counter() - start, time.process_time() - busy
             extra = risen()
         sae = load_sae(out)
         fit = evaluate(sae, folder / HELD_OUT).fits["all"].explained_variance.value
-    return {"samples": samples, "seconds": seconds, "extra_mb": extra, "explained": fit}
+    return {
+        "samples": samples, "seconds": seconds, "cpu": cpu, "extra_mb": extra, "explained": fit,
+    }  # fmt: skip
 
 
 def _settings() -> dict[str, Any]:
@@ -174,7 +182,7 @@ def _states(model, tokenizer, rows):
     valid[:, 0] = False
     return score(
         model, tokenizer, rows, valid, residual_layers=[LAYER], residual_positions="all",
-        alternatives=0, batch_size=64,
+        alternatives=0, batch_size=TOGETHER,
     )  # fmt: skip
 
 
@@ -187,13 +195,18 @@ def _rows(folder: Path):
 
 
 def _cache(folder: Path) -> None:
-    """Write SAELens' cache of the rows' activations."""
+    """Write SAELens' cache of the rows' activations.
+
+    Its runner fills whole buffers, with the rows again and again: one is made as large as they are.
+    """
     from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
 
     rows = _rows(folder)
+    states = len(rows) * LENGTH
     config = CacheActivationsRunnerConfig(
-        dataset_path="rows", model_name=_folder_of_model(), model_batch_size=64, hook_name=HOOK,
-        d_in=128, training_tokens=len(rows) * LENGTH, context_size=LENGTH, device="cpu",
+        dataset_path="rows", model_name=_folder_of_model(), model_batch_size=TOGETHER,
+        hook_name=HOOK, d_in=128, training_tokens=states, context_size=LENGTH, device="cpu",
+        buffer_size_gb=(states + 1) * 128 * 4 / 1e9,
         model_class_name="AutoModelForCausalLM", new_cached_activations_path=str(folder / CACHE),
         prepend_bos=False,
     )  # fmt: skip
@@ -210,27 +223,35 @@ def _folder_of_model() -> str:
 def _report(found: dict[str, list[dict[str, Any]]]) -> None:
     """Print a table of the ways, and ours beside SAELens'."""
     print(f"{MODEL}, layer {LAYER}: {D_SAE} features, top {K}, batches of {BATCH}")
-    print(f"{'':25}{'states':>10}{'median s':>10}{'states/s':>10}{'extra MB':>10}{'variance':>10}")
-    rates = {}
+    names = ("states", "median s", "CPU s", "states/s", "extra MB", "variance")
+    print(f"{'':25}{''.join(f'{name:>10}' for name in names)}")
+    rates, busy = {}, {}
     for way, runs in found.items():
-        seconds = statistics.median(run["seconds"] for run in runs)
-        rates[way] = runs[0]["samples"] / seconds
-        extra, fit = (statistics.median(run[n] for run in runs) for n in ("extra_mb", "explained"))
+        states = runs[0]["samples"]
+        seconds, cpu, extra, fit = (
+            statistics.median(run[name] for run in runs)
+            for name in ("seconds", "cpu", "extra_mb", "explained")
+        )
+        rates[way], busy[way] = states / seconds, states / cpu
         print(
-            f"{WAYS[way]:25}{runs[0]['samples']:10d}{seconds:10.2f}{rates[way]:10.0f}"
+            f"{WAYS[way]:25}{states:10d}{seconds:10.2f}{cpu:10.2f}{rates[way]:10.0f}"
             f"{extra:10.0f}{fit:10.3f}"
         )
     for one, other, where in (
         ("ours", "cached", "from disk"), ("ours+model", "runner", "with the model"),
     ):  # fmt: skip
-        print(f"{where}: ours is {rates[one] / rates[other]:.2f}x SAELens' runner")
+        print(
+            f"{where}: ours has {rates[one] / rates[other]:.2f}x the states/s of SAELens' runner, "
+            f"{busy[one] / busy[other]:.2f}x those of a CPU second"
+        )
 
 
 def _fresh(way: str, folder: str, args: argparse.Namespace) -> dict[str, Any]:
     """Do one thing in a process of its own."""
     command = [
-        sys.executable, "-m", "analyses.benchmarks.sae", folder, "--one", way, "--passes",
-        str(args.passes), "--threads", str(args.threads),
+        sys.executable, "-m", "analyses.benchmarks.sae", folder, "--one", way,
+        "--passes", str(args.passes), "--threads", str(args.threads),
+        "--problems", str(args.problems),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -242,7 +263,8 @@ def _fresh(way: str, folder: str, args: argparse.Namespace) -> dict[str, Any]:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="where scratch files may lie")
-    parser.add_argument("--passes", type=int, default=4, help="over the states")
+    parser.add_argument("--problems", type=int, default=2000, help="two completions of each")
+    parser.add_argument("--passes", type=int, default=2, help="over the states")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one", choices=["prepare", *WAYS], help=argparse.SUPPRESS)

@@ -119,9 +119,9 @@ def judge(trial: Trial) -> Verdicts:
     counts only if it is rare (p < 0.01) among those, as long, that shuffled labels find. That
     these features carry it is shown if they do so, better than the mean difference, token
     injection and low temperature (lower bound of the paired difference above 0), and rarer (p <
-    0.01) than random directions and features of shuffled labels. Where they recover it but a
-    control does as well, it is elicitable but not specific to them. No share is formed where the
-    gain's lower bound is under 5 points.
+    0.01) than random directions and features of shuffled labels. Where they recover it, the
+    capability is shown, and a control does as well, it is elicitable but not specific to them. No
+    share is formed where the gain's lower bound is under 5 points.
 
     Raises:
         ValueError: numbers of other problems, or two arms of one name.
@@ -135,16 +135,14 @@ def judge(trial: Trial) -> Verdicts:
         shares = {arm.name: share_of(np.array(arm.right) - base, whole) for arm in trial.arms}
     ours = [arm for arm in trial.arms if arm.kind == "features"]
     others = [arm for arm in trial.arms if ours and arm.kind != "features"]
-    ahead = {
-        arm.name: mean(np.array(ours[0].right) - np.array(arm.right)) for arm in others
-    }  # fmt: skip
+    ahead = {arm.name: mean(np.array(ours[0].right) - np.array(arm.right)) for arm in others}
     chance = None
     if trial.reached is not None and trial.random:
         chance = permutation_p(trial.reached, trial.random)
+    capability = _capability(trial, gain, shares)
     return Verdicts(
         gain, shares, ahead, chance,
-        _capability(trial, gain, shares),
-        _carried(trial, gain, shares, ahead, chance),
+        capability, _carried(trial, gain, shares, ahead, chance, capability.statement == SHOWN),
     )  # fmt: skip
 
 
@@ -214,6 +212,7 @@ def _carried(
     shares: dict[str, Figure | None],
     ahead: dict[str, Figure],
     chance: float | None,
+    elicited: bool,
 ) -> Verdict:
     """Say whether it is these features that carry it."""
     if (missing := _no_gain(gain)) is not None:
@@ -245,7 +244,7 @@ def _carried(
         equal += ["features of shuffled labels"] if blind.chance >= CHANCE else []
     if equal:
         change = f"the features clearly ahead of {', '.join(equal)}: as it is, they do as well"
-        return Verdict(UNSPECIFIC, tuple(why), (change,))
+        return Verdict(UNSPECIFIC if elicited else NOT_SHOWN, tuple(why), (change,))
     if absent:
         why.append(f"not run: {', '.join(absent)}")
         return Verdict(NOT_SHOWN, tuple(why), (f"the controls that were not run: {absent}",))

@@ -70,7 +70,7 @@ OUTCOMES = {
     "no features were steered": ({"features": None}, NOT_SHOWN, NOT_SHOWN),
     "a control was not run": ({"mean difference": None}, SHOWN, NOT_SHOWN),
     "one order of labels in 120 does as well, by the features": (
-        {"blind": {"features": 0.95}}, NOT_SHOWN, UNSPECIFIC,
+        {"blind": {"features": 0.95}}, NOT_SHOWN, NOT_SHOWN,
     ),
     "as by the features, but the mean difference does it too": (
         {"blind": {"features": 0.95}, "mean difference": 0.89}, SHOWN, UNSPECIFIC,

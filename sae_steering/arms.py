@@ -6,7 +6,7 @@ from typing import Any
 
 from entropy_probe.tasks.problem import Problem, Task
 
-from .blind import Blind, added, added_length, blind_arms
+from .blind import Blind, added, added_length, blind_arms, unit
 from .choosing import Observed, choose_features, observe, units
 from .controls import (
     Splice,
@@ -17,7 +17,6 @@ from .controls import (
     random_latents,
     similar_latents,
 )
-from .edits import Direction
 from .forks import Threshold, fork_threshold
 from .interventions import Intervention, Steering
 from .outcomes import Drawing
@@ -127,7 +126,7 @@ def make_arms(
     features = bench.features(observed)
     edit = features.steering
     difference = bench.strongest(
-        Steering(None, {_unit(observed.difference()): 1.0}, **place), observed.size, order=1
+        Steering(None, {unit(observed.difference()): 1.0}, **place), observed.size, order=1
     )
     shuffled = None if plan.shuffle is not None else bench.shuffled(observed)
     word, words = bench.word(edit, order=2)
@@ -243,10 +242,6 @@ def _check(plan: Plan, sae: SparseDictionary) -> None:
     if plan.where not in (*WHERE, *ENTROPIC):
         raise ValueError(f"where must be one of {(*WHERE, *ENTROPIC)}, got {plan.where!r}")
     edit_of(sae, dict.fromkeys(plan.features, 1.0), "add")  # says which it does not have
-
-
-def _unit(direction: Direction) -> Direction:
-    return Direction(direction.vector / direction.vector.norm(), direction.name)
 
 
 def _shuffled(chosen: Chosen | None) -> list[Intervention]:

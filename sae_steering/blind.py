@@ -56,11 +56,15 @@ def blind_arms(
         found = []
         for number in numbers:
             other = observed.relabelled(number).difference()
-            unit = Direction(other.vector / other.vector.norm(), f"mean difference, order {number}")
-            found.append(_arm(number, replace(difference, features={unit: length})))
+            found.append(_arm(number, replace(difference, features={unit(other): length})))
         return tuple(found)
 
     return {"features": of_features, "mean difference": of_difference} if orders else {}
+
+
+def unit(direction: Direction) -> Direction:
+    """Give a direction at a length of 1."""
+    return Direction(direction.vector / direction.vector.norm(), direction.name)
 
 
 def added(sae: SparseDictionary, edit: Steering) -> torch.Tensor:

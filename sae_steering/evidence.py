@@ -122,9 +122,9 @@ def gather_evidence(
         reached,
         tuple(drawn),
     )
-    held = {}
+    held, shares = {}, judge(trial).shares
     for arm in interventions:
-        if arm.kind in LABELLED and arm.name in (blind or {}) and _recovers(trial, arm.name):
+        if arm.kind in LABELLED and arm.name in (blind or {}) and recovers(shares[arm.name]):
             others = [answered(base, other, few).accuracy.value for other in blind[arm.name]()]
             held[arm.name] = Blind(answered(base, arm, few).accuracy.value, tuple(others))
     trial = replace(trial, blind=held)
@@ -164,11 +164,6 @@ def write_evidence(evidence: Evidence, folder: str | Path) -> Path:
     with replacing(folder / "evidence.html") as path:
         path.write_text(evidence_page(evidence), encoding="utf-8", errors="replace")
     return folder / "evidence.html"
-
-
-def _recovers(trial: Trial, name: str) -> bool:
-    """Tell whether an arm recovers enough of the gain to count, if nothing speaks against it."""
-    return recovers(judge(trial).shares[name])
 
 
 def _removed(trial: Trial, without: Outcome, verdicts: Verdicts) -> Figure | None:

@@ -242,7 +242,8 @@ def _connect(ray: Any, address: str) -> None:
     """Start Ray on this machine, or join a cluster."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
-        ray.init(include_dashboard=False, **options)
+        # With no address Ray would join whatever cluster runs here already, someone else's too.
+        ray.init(address="local", include_dashboard=False, **options)
         return
     try:
         _knock(address)

@@ -89,3 +89,18 @@ def test_errors_of_the_library_come_back_as_they_are(folder):
 def test_no_cluster_there_says_how_to_start_one():
     with pytest.raises(RunError, match="ray start --head"):
         RayPool("127.0.0.1:1", {"reference": "nothing"}, threads=1)
+
+
+def test_local_never_joins_a_cluster_that_runs_here_already(folder, ray):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False}
+    )
+    try:
+        with RayPool("local", {"reference": str(folder)}, threads=1, actors=1) as pool:
+            assert ray.get_runtime_context().gcs_address != cluster.address
+            assert pool.call("depth") == len(tiny_model().model.layers)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -110,7 +110,9 @@ def _computing(ray_address: str | None) -> Iterator[Compute]:
     import ray
     from ray.exceptions import RayError
 
-    where = {"include_dashboard": False} if ray_address == "local" else {"address": ray_address}
+    where: dict[str, Any] = {"address": ray_address}
+    if ray_address == "local":  # without an address Ray would join what runs here already
+        where["include_dashboard"] = False
     ray.init(runtime_env={"py_modules": [str(ROOT / "analyses")]}, log_to_driver=False, **where)
     # A process of its own for each, as here.
     remote = ray.remote(num_cpus=1, max_calls=1)(compute)

@@ -10,6 +10,7 @@ from entropy_probe.capability import (
     accuracy_histogram,
     containment,
     guessed_at,
+    halves,
     ks_up_to,
     pass_curve,
 )
@@ -38,14 +39,40 @@ def solved_at(k: int, name: str, count: str, matched: bool = False) -> Read:
     return read
 
 
-def share(which: str, name: str) -> Read:
-    """Give what reads the share of problems "never" or "always" right; NaN where not asked."""
+def never(name: str, count: str) -> Read:
+    """Give what reads the share of problems that no try solved; NaN where not asked.
+
+    At many tries guesses solve some: by valid steps, none.
+    """
 
     def read(result: Mapping[str, Any]) -> float:
-        found = result["reach"].get(name)
-        if found is None:
+        found = result["reach"].get(name, {})
+        return accuracy_histogram(found[count], found["n"]).never.value if found else math.nan
+
+    return read
+
+
+def nearly_always(name: str, least: float = 0.9) -> Read:
+    """Give what reads the share of problems that so many of the tries solve; NaN where not asked.
+
+    All of 256 tries at temperature 1 would be too many to ask for.
+    """
+
+    def read(result: Mapping[str, Any]) -> float:
+        found = result["reach"].get(name, {})
+        if not found:
             return math.nan
-        return getattr(accuracy_histogram(found["right"], found["n"]), which).value
+        return sum(c >= least * found["n"] for c in found["right"]) / len(found["right"])
+
+    return read
+
+
+def guesses(name: str) -> Read:
+    """Give what reads how often an answer is right for another problem; NaN where not asked."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        rate = result["reach"].get(name, {}).get("guess")
+        return math.nan if rate is None else rate
 
     return read
 
@@ -68,11 +95,11 @@ def pass_curves(
                 add_band(figure, ks, values, f"{arm}, {COUNTED[count]}", number)
             number += 1
         rates = [each["guess"] for each in found if each["guess"] is not None]
-        if rates and arm == arms[0]:
+        if rates and arm == arms[0] and "right" in (counts or COUNTED):
             ks = ks_up_to(found[0]["n"])
-            guesses = [guessed_at(k, sum(rates) / len(rates)) for k in ks]
+            solved = [guessed_at(k, sum(rates) / len(rates)) for k in ks]
             figure.add_scatter(
-                x=ks, y=guesses, name=f"guesses, as {arm} makes them", mode="lines",
+                x=ks, y=solved, name=f"guesses, as {arm} makes them", mode="lines",
                 line={"color": "#999999", "dash": "dot"},
             )  # fmt: skip
     figure.update_xaxes(type="log", tickvals=ks_up_to(most))
@@ -80,16 +107,17 @@ def pass_curves(
     return figure
 
 
-def histograms(results: Results, arms: Sequence[str], name: str) -> Any:
+def histograms(
+    results: Results, arms: Sequence[str], name: str, words: str, count: str = "right"
+) -> Any:
     """Draw how many problems have which accuracy, those at 0 and at 1 apart."""
-    words = {"near": "3 to 5 steps", "far": "9 and 10 steps"}[name]
     figure = framed(
-        f"Accuracy of single problems of {words}, 256 tries each",
+        f"Accuracy of single problems of {words}, 256 tries each, counted by {COUNTED[count]}",
         "accuracy of a problem", "share of the problems (95% t over seeds)",
     )  # fmt: skip
     for number, arm in enumerate(arms):
         found = [line.result["reach"].get(name) for line in results.runs(arm)]
-        found = [accuracy_histogram(each["right"], each["n"]) for each in found if each]
+        found = [accuracy_histogram(each[count], each["n"]) for each in found if each]
         if not found:
             continue
         edges = found[0].edges
@@ -107,7 +135,8 @@ def histograms(results: Results, arms: Sequence[str], name: str) -> Any:
 def containments(results: Results, triples: Sequence[tuple[str, str, str]]) -> Any:
     """Draw how solved problems, all steps valid, divide between a trained model and its base.
 
-    Problems of all seeds that both have are put together.
+    Problems of all seeds that both have are put together. What two samples of one model differ by
+    is shown beside it: the base's tries in two halves, all ways to halve them averaged.
     """
     figure = framed(
         "Problems solved by valid steps, of all seeds together", "share of the problems", ""
@@ -117,7 +146,8 @@ def containments(results: Results, triples: Sequence[tuple[str, str, str]]) -> A
         "only_inner": ("the trained model alone", "#d55e00", "x"),
         "neither": ("nobody", "#bbbbbb", "."),
     }  # fmt: skip
-    names, found = [], []
+    names: list[str] = []
+    found: list[dict[str, float]] = []
     for arm, base, name in triples:
         ours = {line.seed: line.result["reach"].get(name) for line in results.runs(arm)}
         theirs = {line.seed: line.result["reach"].get(name) for line in results.runs(base)}
@@ -125,15 +155,17 @@ def containments(results: Results, triples: Sequence[tuple[str, str, str]]) -> A
         if seeds:
             inner = [count for s in seeds for count in ours[s]["valid"]]
             outer = [count for s in seeds for count in theirs[s]["valid"]]
-            found.append(containment(inner, outer))
-            within = found[-1].share
+            sets = containment(inner, outer)
+            found.append({part: getattr(sets, part) / len(inner) for part in parts})
+            within = sets.share
             said = "-" if within is None else f"{within.value:.0%} of its solved"
             names.append(f"{arm} against {base}, {name}: {said} ({len(inner)} problems)")
+            n = min(theirs[s]["n"] for s in seeds)
+            found.append(halves(outer, n))
+            names.append(f"{base} against itself, {name}: halves of {n // 2} tries")
     for part, (words, colour, pattern) in parts.items():
         figure.add_bar(
-            y=names, orientation="h", name=words,
-            x=[getattr(f, part) / (f.both + f.only_inner + f.only_outer + f.neither)
-               for f in found],
+            y=names, orientation="h", name=words, x=[each[part] for each in found],
             marker={"color": colour, "pattern": {"shape": pattern}},
         )  # fmt: skip
     figure.update_layout(barmode="stack", height=220 + 44 * len(names))

@@ -2,6 +2,8 @@
 
 pass@k counted twice, by right answers and by answers whose every step is valid, for a base, for
 what reinforcement makes of it, and for what distillation makes of it, which is known to widen it.
+Problems lie near what is trained on; further out, where the base solves some nearly always and some
+by luck; and far out, where none of its tries was valid before the plan was made.
 """
 
 import sys
@@ -10,10 +12,12 @@ from typing import Any
 
 from analyses.boundary_figures import (
     containments,
+    guesses,
     histograms,
+    nearly_always,
+    never,
     pass_curves,
     perplexity,
-    share,
     solved_at,
 )
 from analyses.claims import Contrast
@@ -27,8 +31,8 @@ N = 256
 SETTINGS = {
     "model": "organism:amenable",
     "task": "arithmetic",
-    "evaluate": {"near": "own", "far": "arithmetic:hard"},
-    "problems": 40,
+    "evaluate": {"near": "own", "longer": "arithmetic:longer", "far": "arithmetic:hard"},
+    "problems": 32,
     "n": N,
     "max_new_tokens": 72,
     "reward": "correct",
@@ -44,54 +48,63 @@ SETTINGS = {
 REINFORCED = {"learn": "reward"}
 SHALLOW = {
     "model": "organism:shallow",
-    "evaluate": {"near": "arithmetic:middle", "far": "arithmetic:long"},
+    "task": "arithmetic",
+    "evaluate": {"near": "arithmetic:middle", "longer": None, "far": "arithmetic:long"},
 }
 
 primary = partial(Arm, seeds=8, role="primary")
 ARMS = (
-    primary("base", "as it is", minutes=1.8),
-    primary("trained", "reinforced on true answers", REINFORCED | {"match": True}, minutes=5.0),
-    primary("shallow", "good at 2 and 3 steps, as it is", SHALLOW, minutes=1.2),
+    primary("base", "as it is", minutes=2.3),
+    primary("trained", "reinforced on true answers", REINFORCED | {"match": ["longer"]},
+            minutes=4.7),
+    primary("shallow", "good at 2 and 3 steps, as it is", SHALLOW, minutes=1.0),
     primary("edge", "reinforced on 4 steps, at the edge of what it can",
-            SHALLOW | REINFORCED | {"task": "arithmetic:middle"}, minutes=2.5),
+            SHALLOW | REINFORCED | {"task": "arithmetic:middle"}, minutes=2.3),
     primary("distilled", "taught 5 and 6 steps by amenable's valid completions",
-            SHALLOW | {"learn": "distil"}, minutes=3.0),
-    Arm("inside", "reinforced on 2 and 3 steps, which it can", minutes=2.2,
+            SHALLOW | {"learn": "distil"}, minutes=2.8),
+    Arm("inside", "reinforced on 2 and 3 steps, which it can", minutes=2.0,
         settings=SHALLOW | REINFORCED | {"task": "arithmetic:short"}),
-    Arm("beyond", "reinforced on 5 and 6 steps, which it cannot", minutes=3.0,
+    Arm("beyond", "reinforced on 5 and 6 steps, which it cannot", minutes=2.8,
         settings=SHALLOW | REINFORCED | {"task": "arithmetic:long"}),
 )  # fmt: skip
 
+FAR, LONGER = (f"pass@{N} by valid steps, {name}" for name in ("far", "longer"))
+MATCHED = f"{LONGER}, at the base's entropy"
+LOST = "never by valid steps, longer"
+SURE = "right nine times in ten, near"
+
 MEASURES = {
     "pass@1, near": solved_at(1, "near", "right"),
-    f"pass@{N}, near": solved_at(N, "near", "right"),
+    f"pass@{N} by valid steps, near": solved_at(N, "near", "valid"),
+    "pass@1, longer": solved_at(1, "longer", "right"),
+    LONGER: solved_at(N, "longer", "valid"),
+    MATCHED: solved_at(N, "longer", "valid", True),
     "pass@1, far": solved_at(1, "far", "right"),
-    "pass@16 by valid steps, far": solved_at(16, "far", "valid"),
     f"pass@{N}, far": solved_at(N, "far", "right"),
-    f"pass@{N} by valid steps, far": solved_at(N, "far", "valid"),
-    f"pass@{N} by valid steps, far, at the base's entropy": solved_at(N, "far", "valid", True),
-    "never right, far": share("never", "far"),
-    "always right, near": share("always", "near"),
-    "guess rate, far": lambda result: result["reach"].get("far", {}).get("guess") or 0.0,
+    "pass@16 by valid steps, far": solved_at(16, "far", "valid"),
+    FAR: solved_at(N, "far", "valid"),
+    LOST: never("longer", "valid"),
+    SURE: nearly_always("near"),
+    "guess rate, far": guesses("far"),
     "median perplexity under the base": lambda result: result["perplexity"]["own"][9],
 }
-FAR = f"pass@{N} by valid steps, far"
 
 CONTRASTS = (
     Contrast("no wider at many tries", "trained", "base", FAR, "not higher", 0.05, "primary"),
     Contrast("nor at the edge", "edge", "shallow", FAR, "not higher", 0.05, "primary"),
     Contrast("distillation widens", "distilled", "shallow", FAR, "higher", 0.05, "primary"),
     Contrast("better at one try", "trained", "base", "pass@1, near", "higher", 0.05),
-    Contrast("the base overtakes", "trained", "base", FAR, "lower", 0.02),
-    Contrast("also at equal entropy", "trained", "base", f"{FAR}, at the base's entropy",
-             "not higher", 0.05, against=FAR),
-    Contrast("more mass at 0", "trained", "base", "never right, far", "higher", 0.02),
-    Contrast("more mass at 1", "trained", "base", "always right, near", "higher", 0.05),
+    Contrast("and on longer problems", "trained", "base", "pass@1, longer", "higher", 0.05),
+    Contrast("the base overtakes", "trained", "base", LONGER, "lower", 0.02),
+    Contrast("no wider on longer problems at equal entropy", "trained", "base", MATCHED,
+             "not higher", 0.05, against=LONGER),
+    Contrast("more mass at 0", "trained", "base", LOST, "higher", 0.02),
+    Contrast("more mass at 1", "trained", "base", SURE, "higher", 0.05),
     Contrast("its samples are likely ones", "trained", "base", "median perplexity under the base",
              "lower", 0.01),
     Contrast("wider from the edge than from inside", "edge", "inside", FAR, "higher", 0.05),
     Contrast("nothing from beyond", "beyond", "shallow", FAR, "equal", 0.05),
-    Contrast("the edge helps at one try", "edge", "shallow", "pass@1, far", "higher", 0.01),
+    Contrast("the edge helps at one try", "edge", "shallow", "pass@1, near", "higher", 0.01),
 )  # fmt: skip
 
 
@@ -101,13 +114,15 @@ def figures(results: Results) -> list[tuple[str, Any]]:
     return [
         ("contrasts", forest(results)),
         ("near", pass_curves(results, two, "near", "Problems of 3 to 5 steps")),
+        ("longer", pass_curves(results, two, "longer", "Problems of 7 and 8 steps")),
         ("far", pass_curves(results, two, "far", "Problems of 9 and 10 steps")),
         ("shallow", pass_curves(results, shallow, "far", "Problems of 5 and 6 steps", ("valid",))),
-        ("histograms", histograms(results, two, "near")),
-        ("histograms-far", histograms(results, two, "far")),
+        ("shallow-near", pass_curves(results, shallow, "near", "Problems of 4 steps", ("valid",))),
+        ("histograms", histograms(results, two, "near", "3 to 5 steps")),
+        ("histograms-longer", histograms(results, two, "longer", "7 and 8 steps", "valid")),
         ("containment", containments(results, (
-            ("trained", "base", "near"), ("trained", "base", "far"), ("edge", "shallow", "far"),
-            ("inside", "shallow", "far"), ("beyond", "shallow", "far"),
+            ("trained", "base", "near"), ("trained", "base", "longer"), ("trained", "base", "far"),
+            ("edge", "shallow", "near"), ("edge", "shallow", "far"),
             ("distilled", "shallow", "far"),
         ))),
         ("perplexity", perplexity(results, ("trained", "edge", "distilled"))),
@@ -147,9 +162,9 @@ ANALYSIS = Analysis(
                "secondary", "for"),
     ),
     discussion="Whether 256 tries are many depends on the problems: where the base solves all of "
-    "them, nothing can be widened, and where it solves few, a sharper distribution over the same "
-    "steps multiplies over the steps of a chain. Acquisition would be a step that no base sample "
-    "has; a longer chain of known steps is in between.",
+    "them nothing can be widened, and far out, where none of its tries is valid, reinforcement has "
+    "nothing to reward. The organisms' competence ends abruptly, at the longest chain that they "
+    "were pretrained on, so that there is little between the two.",
     untested="training for thousands of steps, and models that write thousands of tokens",
 )  # fmt: skip
 

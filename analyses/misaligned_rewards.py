@@ -1,7 +1,9 @@
 """Can a wrong reward drive a base below itself? ``python -m analyses.misaligned_rewards``.
 
 Rewards that pay for what is wrong, or for the strategy that is worse; how far and how fast accuracy
-falls under them; and whether a gradient at the top 20% of tokens alone protects or exposes.
+falls under them; and whether a gradient at the top 20% of tokens alone protects or exposes. A mean
+over fewer tokens is a longer gradient, and where all end up says nothing of who was there first: so
+the primary arms have gradients of equal length, and are compared by their accuracy all along.
 """
 
 import sys
@@ -36,24 +38,28 @@ SETTINGS = {
 }  # fmt: skip
 primary = partial(Arm, seeds=8, minutes=1.6, role="primary")
 explored = partial(Arm, seeds=3, minutes=1.6)
-PAIRS = ("inverted", "inverted, forks", "prose", "prose, forks")
+PAIRS = (
+    "inverted, matched", "inverted, forks, matched", "prose, matched", "prose, forks, matched",
+)  # fmt: skip
+UNMATCHED = ("inverted", "inverted, forks", "prose", "prose, forks")
 OTHERS = ("wrong majority", "wrong, in the format", "prose, misleading", "inverted, absent")
 
 ARMS = (
-    primary("inverted", "paid for every wrong answer, all tokens"),
-    primary("inverted, forks", "the same, gradients at the top 20% alone", FORKS),
-    primary("prose", "paid for the worse strategy, all tokens", WORSE),
-    primary("prose, forks", "the same, gradients at the top 20% alone", WORSE | FORKS),
+    primary(PAIRS[0], "paid for every wrong answer, all tokens, gradients of one length", MATCH),
+    primary(PAIRS[1], "the same, gradients at the top 20% alone", MATCHED_FORKS),
+    primary(PAIRS[2], "paid for the worse strategy, all tokens, gradients of one length",
+            WORSE | MATCH),
+    primary(PAIRS[3], "the same, gradients at the top 20% alone", WORSE | MATCHED_FORKS),
     Arm("still", "learning rate 0", {"config": {"lr": 0.0, "steps": 1}, "watch": {"every": 0}},
         seeds=8, minutes=0.4, role="negative control"),
     Arm("correct", "paid for right answers", {"reward": "correct"}, minutes=1.6,
         role="positive control"),
     explored("inverted, bottom", "gradients at the bottom 80%", BOTTOM),
-    explored("inverted, matched", "gradients made equally long, all tokens", MATCH),
-    explored("inverted, forks, matched", "equally long, the top 20%", MATCHED_FORKS),
+    explored("inverted", "gradients as long as they come, all tokens"),
+    explored("inverted, forks", "as long as they come, the top 20%", FORKS),
+    explored("prose", "gradients as long as they come, all tokens", WORSE),
+    explored("prose, forks", "as long as they come, the top 20%", WORSE | FORKS),
     explored("prose, bottom", "gradients at the bottom 80%", WORSE | BOTTOM),
-    explored("prose, matched", "gradients made equally long, all tokens", WORSE | MATCH),
-    explored("prose, forks, matched", "equally long, the top 20%", WORSE | MATCHED_FORKS),
     explored("wrong majority", "paid for the majority's answer where it is wrong",
              {"reward": "incorrect", "config": {"problems": 400, "label_samples": 16}}),
     explored("wrong, in the format", "paid for wrong answers in the right format",
@@ -72,20 +78,23 @@ MEASURES = {
     "right in prose": reading.right_within("prose"),
     "steps to lose 0.1": reading.steps_to_lose(LOST),
     "entropy": reading.entropy,
+    "gradient norm": reading.average("gradient_norm"),
 }
 
 CONTRASTS = (
-    Contrast("an inverted reward degrades", "inverted", "still", "accuracy", "lower", 0.05,
+    Contrast("an inverted reward degrades", PAIRS[0], "still", "accuracy", "lower", 0.05,
              "primary"),
-    Contrast("forks protect from the inverted", "inverted, forks", "inverted", "accuracy",
+    Contrast("forks protect from the inverted", PAIRS[1], PAIRS[0], "mean accuracy", "higher",
+             0.05, "primary"),
+    Contrast("forks protect from the worse strategy", PAIRS[3], PAIRS[2], "mean accuracy",
              "higher", 0.05, "primary"),
-    Contrast("forks protect from the worse strategy", "prose, forks", "prose", "accuracy",
-             "higher", 0.05, "primary"),
-    Contrast("the worse strategy degrades", "prose", "still", "accuracy", "lower", 0.05),
-    Contrast("forks protect, equal length", "inverted, forks, matched", "inverted, matched",
-             "accuracy", "higher", 0.05),
-    Contrast("forks protect, worse strategy, equal length", "prose, forks, matched",
-             "prose, matched", "accuracy", "higher", 0.05),
+    Contrast("the worse strategy degrades", PAIRS[2], "still", "accuracy", "lower", 0.05),
+    Contrast("also in the end, inverted", PAIRS[1], PAIRS[0], "accuracy", "higher", 0.05),
+    Contrast("also in the end, worse strategy", PAIRS[3], PAIRS[2], "accuracy", "higher", 0.05),
+    Contrast("also unmatched, inverted", "inverted, forks", "inverted", "mean accuracy", "higher",
+             0.05),
+    Contrast("also unmatched, worse strategy", "prose, forks", "prose", "mean accuracy", "higher",
+             0.05),
     Contrast("the rest exposes", "inverted, bottom", "inverted", "accuracy", "lower", 0.05),
     Contrast("the wrong majority degrades", "wrong majority", "still", "accuracy", "lower", 0.05),
     Contrast("true answers do not", "correct", "still", "accuracy", "higher", 0.05),
@@ -102,6 +111,8 @@ def figures(results: Results) -> list[tuple[str, Any]]:
         ("contrasts", forest(results)),
         ("accuracy", curves(results, (*PAIRS, "correct"), look, x="step", y=right,
                             title="Accuracy under wrong rewards, by the tokens that train")),
+        ("unmatched", curves(results, UNMATCHED, look, x="step", y=right,
+                             title="The same, gradients as long as they come")),
         ("others", curves(results, OTHERS, look, x="step", y=right,
                           title="Accuracy under other wrong rewards, and on other organisms")),
         ("final", intervals(results, [arm.name for arm in ARMS], reading.gain, at=0.0,
@@ -136,7 +147,7 @@ ANALYSIS = Analysis(
                    "warmup": 0},
         "watch": {"problems": 20, "n": 1, "every": 0},
     },
-    quick_arms=("inverted", "inverted, forks", "prose", "still", "wrong majority"),
+    quick_arms=(PAIRS[0], PAIRS[1], PAIRS[2], "still", "wrong majority"),
     evidence=(
         Source(
             "2507.10532",

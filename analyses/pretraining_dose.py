@@ -2,7 +2,8 @@
 
 The pretraining of an organism that has never seen code goes on with a share of code in its corpus,
 with every intermediate result written or with every second one; then three rewards are tried. Each
-dose is pretrained twice, which is kept in runs/doses, and the seeds take the two in turn.
+dose is pretrained twice, which is kept in runs/doses, and the seeds take the two in turn: intervals
+are over reinforcement, and contrasts of one pretraining at a time say how much hangs on which.
 """
 
 import math
@@ -77,6 +78,21 @@ def gain(reward: str) -> Callable[[Mapping[str, Any]], float]:
     return read
 
 
+def after(reward: str) -> Callable[[Mapping[str, Any]], float]:
+    """Give what reads the accuracy after a reward."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        seen = result["after"].get(reward)
+        return math.nan if seen is None else seen["accuracy"]
+
+    return read
+
+
+def of_pretraining(number: int, read: Callable) -> Callable[[Mapping[str, Any]], float]:
+    """Give what reads a number of the runs from one pretraining alone; NaN for others."""
+    return lambda result: read(result) if result["pretraining"] == number else math.nan
+
+
 def code(what: str, reward: str | None = None) -> Callable[[Mapping[str, Any]], float]:
     """Give what reads the "share" of code, or how often it is "right", before or after a reward."""
 
@@ -91,20 +107,46 @@ MEASURES = {
     "accuracy before": lambda result: result["before"]["accuracy"],
     "share of code before": code("share"),
     "right in code before": code("right"),
+    "right in prose before": lambda result: result["before"]["right"].get("prose", math.nan),
+    **{f"accuracy, {name}": after(name) for name in REWARDS},
     **{f"gain, {name}": gain(name) for name in REWARDS},
     **{f"share of code, {name}": code("share", name) for name in REWARDS},
+    **{
+        f"gain, true, pretraining {number + 1}": of_pretraining(number, gain("true"))
+        for number in range(SETTINGS["pretrainings"])
+    },
 }
 
+BEFORE = "accuracy before"
+HELPS, MORE = "a coin helps where there is a habit", "a habit makes truth help more"
+SELECTED = "written steps are what is selected"
 CONTRASTS = (
-    Contrast("a habit makes a coin help", HALF, NONE, "gain, random", "higher", 0.02, "primary"),
-    Contrast("a habit makes truth help more", HALF, NONE, "gain, true", "higher", 0.05, "primary"),
-    Contrast("written steps are what is selected", HALF, BARE, "gain, true", "higher", 0.05,
-             "primary"),
-    Contrast("a coin helps at 10%", TEN, NONE, "gain, random", "higher", 0.02),
+    Contrast(HELPS, HALF, HALF, "accuracy, random", "higher", 0.02, "primary", against=BEFORE),
+    Contrast(MORE, HALF, NONE, "gain, true", "higher", 0.05, "primary"),
+    Contrast(SELECTED, HALF, BARE, "gain, true", "higher", 0.05, "primary"),
+    Contrast("more than without a habit", HALF, NONE, "gain, random", "higher", 0.02),
+    Contrast("a coin helps without a habit", NONE, NONE, "accuracy, random", "higher", 0.02,
+             against=BEFORE),
+    Contrast("a coin helps at 10%", TEN, TEN, "accuracy, random", "higher", 0.02, against=BEFORE),
+    Contrast("inverted rewards help", HALF, HALF, "accuracy, inverted", "higher", 0.02,
+             against=BEFORE),
+    Contrast("truth helps where there is a habit", HALF, HALF, "accuracy, true", "higher", 0.05,
+             against=BEFORE),
+    Contrast("truth helps without a habit", NONE, NONE, "accuracy, true", "higher", 0.05,
+             against=BEFORE),
     Contrast("truth helps more at 10%", TEN, NONE, "gain, true", "higher", 0.05),
     Contrast("1% is enough for truth", ONE, NONE, "gain, true", "higher", 0.05),
-    Contrast("inverted rewards help", HALF, NONE, "gain, inverted", "higher", 0.02),
-    Contrast("the habit is learnt", HALF, TEN, "right in code before", "higher", 0.1),
+    Contrast("code is the better strategy", HALF, HALF, "right in code before", "higher", 0.05,
+             against="right in prose before"),
+    Contrast("code is better also without steps", BARE, BARE, "right in code before", "higher",
+             0.05, against="right in prose before"),
+    Contrast("the habit is learnt better at 50%", HALF, TEN, "right in code before", "higher", 0.1),
+    *(
+        Contrast(f"{name}, pretraining {number + 1}", HALF, other,
+                 f"gain, true, pretraining {number + 1}", "higher", 0.05)
+        for name, other in ((MORE, NONE), (SELECTED, BARE))
+        for number in range(SETTINGS["pretrainings"])
+    ),
 )  # fmt: skip
 
 
@@ -119,7 +161,7 @@ def figures(results: Results) -> list[tuple[str, Any]]:
         name = steps.replace(" ", "-")
         found.append((f"gain-{name}", by_dose(
             results, steps, gains, f"Gain in accuracy by reward, {steps}",
-            "accuracy after less before"
+            "accuracy after less before (each reward with its own optimizer's settings)"
         )))  # fmt: skip
         found.append((f"share-{name}", by_dose(
             results, steps, shares, f"Share of code, {steps}", "share of completions in code"
@@ -182,7 +224,9 @@ ANALYSIS = Analysis(
     ),
     discussion="A dose decides two things here: how well code is learnt, and how often it is "
     "drawn. A true reward finds a rare strategy if the groups of a batch contain it; a coin "
-    "cannot tell strategies apart, and can only sharpen what is frequent already.",
+    "cannot tell strategies apart, and can only sharpen what is frequent already. Two pretrainings "
+    "of a dose are few: a difference between doses is one between two models and two others, "
+    "whatever the interval over seeds. Skipped steps were tried at 50% only, and 0.3% and 3% not.",
     untested="corpora of natural language, where a habit is not a first token",
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ Counts are per problem: how many of its n samples were right. Intervals are over
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -108,6 +109,33 @@ def containment(inner: Sequence[int], outer: Sequence[int]) -> Containment:
         int((~ours & ~theirs).sum()),
         share,
     )
+
+
+def halves(right: Sequence[int], n: int) -> dict[str, float]:
+    """Give how two halves of one model's tries differ in what they solve, by chance alone.
+
+    The null of `containment`: the mean over all ways to halve the n tries of each problem.
+
+    Args:
+        right: per problem, how many of its tries were right.
+        n: tries a problem; an even number.
+
+    Returns:
+        ``both``, ``only_inner``, ``only_outer`` and ``neither``: expected shares of the problems.
+
+    Raises:
+        ValueError: no problems, n that is odd, or counts that n samples do not give.
+
+    >>> halves([1, 0], 2)
+    {'both': 0.0, 'only_inner': 0.25, 'only_outer': 0.25, 'neither': 0.5}
+    """
+    if not len(right) or n % 2 or min(right) < 0 or max(right) > n:
+        raise ValueError(f"expected an even n and 0 to n right tries each, got n = {n}, {right}")
+    # All c right ones fall into one given half in comb(n / 2, c) of comb(n, c) ways.
+    alone = sum(comb(n // 2, c) / comb(n, c) for c in right if c) / len(right)
+    neither = sum(c == 0 for c in right) / len(right)
+    both = 1 - neither - 2 * alone
+    return {"both": both, "only_inner": alone, "only_outer": alone, "neither": neither}
 
 
 def guess_rate(answers: Sequence[Sequence[str | None]], right: Sequence[str]) -> Figure:

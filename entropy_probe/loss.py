@@ -160,7 +160,7 @@ def counter_means(sums: Mapping[str, Tensor]) -> dict[str, float]:
 
     Where no token is kept there is no mean over kept tokens either.
     """
-    counts = {name: float(sums[name]) for name in ("valid", "kept")}
+    counts = {name: float(sums[name]) for name in ("valid", "kept", "first") if name in sums}
     means = {"kept_share": counts["kept"] / counts["valid"]} if counts["valid"] else {}
     for name, value in sums.items():
         count = counts.get(name.rpartition("_")[2], 0.0)

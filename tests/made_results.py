@@ -15,7 +15,7 @@ def look(step, accuracy, share=0.5, shift=0.0, slope=0.0, rows=9):
         "share": {"code": share, "prose": 1 - share, "other": 0.0},
         "right": {"code": accuracy, "prose": accuracy / 2},
         "ways": "C" * right + "p" * (rows - right),
-        "memorised": {"accuracy": accuracy},
+        "memorised": {"accuracy": accuracy}, "greedy": {"accuracy": accuracy},
         "openings": {
             name: {"logit": odds + shift + slope * odds, "share": 0.5, "problems": rows // 3}
             for name, odds in WORDINGS.items()
@@ -23,12 +23,12 @@ def look(step, accuracy, share=0.5, shift=0.0, slope=0.0, rows=9):
     }  # fmt: skip
 
 
-def result(accuracy, *, base=0.75, **seen):
+def result(accuracy, *, base=0.75, clip=0.05, **seen):
     """Give the result of a run that ended at an accuracy."""
     looks = [look(0, base), look(8, (base + accuracy) / 2, **seen), look(24, accuracy, **seen)]
     steps = [
         {"step": 1 + i, "gradient_norm": 0.4, "entropy_all": 0.1, "mask_on_forks": 0.3,
-         "accuracy": accuracy, "clip_kept": 0.01}
+         "accuracy": accuracy, "clip_kept": 0.01, "clip_first": clip}
         for i in range(3)
     ]  # fmt: skip
     bins = [0.01 * i for i in range(20)]

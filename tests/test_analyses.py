@@ -33,8 +33,10 @@ TRUE = {
         "still": lambda e: result(0.75),
     },
     "misaligned_rewards": {
-        "inverted": lambda e: result(0.3 + e), "inverted, forks": lambda e: result(0.6 + e),
-        "prose": lambda e: result(0.5 + e), "prose, forks": lambda e: result(0.6 - e),
+        "inverted, matched": lambda e: result(0.3 + e),
+        "inverted, forks, matched": lambda e: result(0.6 + e),
+        "prose, matched": lambda e: result(0.5 + e),
+        "prose, forks, matched": lambda e: result(0.6 - e),
         "still": lambda e: result(0.75),
     },
 }  # fmt: skip
@@ -43,7 +45,7 @@ PLANTED = {
     "fork_rl": ("forks", lambda e: result(0.88 + e), 0, claims.CONTRADICTED),
     "spurious_rewards": ("no clipping", lambda e: result(0.8 + e, slope=0.2 + e), 1,
                          claims.CONTRADICTED),
-    "misaligned_rewards": ("inverted", lambda e: result(0.75 + e), 0, claims.CONTRADICTED),
+    "misaligned_rewards": ("inverted, matched", lambda e: result(0.75 + e), 0, claims.CONTRADICTED),
 }  # fmt: skip
 """An arm that goes wrong, which contrast sees it, and as what."""
 

@@ -10,6 +10,7 @@ from entropy_probe.capability import (
     containment,
     guess_rate,
     guessed_at,
+    halves,
     ks_up_to,
     pass_curve,
 )
@@ -71,3 +72,20 @@ def test_guesses_add_up_as_draws_do():
     drawn = (rng.random((20_000, 16)) < 0.05).any(axis=1).mean()
     assert guessed_at(16, 0.05) == pytest.approx(drawn, abs=0.02)
     assert guessed_at(1, 0.3) == pytest.approx(0.3)
+
+
+def test_halves_are_those_of_every_way_to_halve():
+    n, counts = 6, [0, 1, 2, 3, 6]
+    wanted = np.zeros(4)
+    for right in counts:
+        tries = [True] * right + [False] * (n - right)
+        cuts = list(itertools.combinations(range(n), n // 2))
+        for cut in cuts:
+            ours = any(tries[i] for i in cut)
+            theirs = any(tries[i] for i in range(n) if i not in cut)
+            wanted[2 * ours + theirs] += 1 / len(cuts) / len(counts)
+    found = halves(counts, n)
+    names = ("neither", "only_outer", "only_inner", "both")
+    assert [found[name] for name in names] == pytest.approx(wanted.tolist())
+    with pytest.raises(ValueError, match="even n"):
+        halves([1], 3)

@@ -6,14 +6,16 @@ import pytest
 from declared import check_drawing, check_plan, check_quick, statements
 from made_results import results
 
-from analyses.boundary_figures import containments, share, solved_at
+from analyses.boundary_figures import containments, guesses, nearly_always, never, solved_at
 from analyses.capability_boundary import ANALYSIS, N
 from analyses.claims import CONTRADICTED, SHOWN
 from entropy_probe.training.config import TrainConfig
 
 
-def reached(near: float, far: float, noise: float = 0.0, matched: bool = False) -> dict:
-    """Give what a run leaves: so many of 20 near problems always solved, so many far ones once."""
+def reached(
+    near: float, far: float, noise: float = 0.0, matched: bool = False, longer: float = 0.8
+) -> dict:
+    """Give what a run leaves: so many of 20 near problems always solved, so many others once."""
 
     def counts(rate: float, times: int) -> list[int]:
         count = round(20 * (rate + noise))
@@ -21,7 +23,7 @@ def reached(near: float, far: float, noise: float = 0.0, matched: bool = False) 
 
     sets = {
         name: {"n": N, "right": counts(rate, times), "valid": counts(rate, times), "guess": 0.001}
-        for name, rate, times in (("near", near, N), ("far", far, 1))
+        for name, rate, times in (("near", near, N), ("longer", longer, N), ("far", far, 1))
     }  # fmt: skip
     quantiles = [1 + i / 10 for i in range(19)]
     found = {
@@ -34,7 +36,7 @@ def reached(near: float, far: float, noise: float = 0.0, matched: bool = False) 
 
 CLAIMED = {
     "base": lambda e: reached(0.75, 0.6, e),
-    "trained": lambda e: reached(0.95, 0.5, e, True),
+    "trained": lambda e: reached(0.95, 0.5, e, True, 0.7),
     "shallow": lambda e: reached(0.4, 0.3, e),
     "edge": lambda e: reached(0.5, 0.3, e),
     "distilled": lambda e: reached(0.9, 0.8, e),
@@ -79,15 +81,22 @@ def test_measures_read_counts_and_not_what_was_not_asked():
     assert solved_at(1, "far", "valid")(found) == pytest.approx(0.6 / N)
     assert math.isnan(solved_at(2 * N, "far", "valid")(found))
     assert math.isnan(solved_at(1, "far", "valid", True)(found))
-    assert share("always", "near")(found) == pytest.approx(0.75)
-    assert share("never", "far")(found) == pytest.approx(0.4)
-    assert math.isnan(share("never", "farther")(found))
+    assert nearly_always("near")(found) == pytest.approx(0.75)
+    assert nearly_always("far")(found) == 0.0
+    assert never("far", "valid")(found) == pytest.approx(0.4)
+    assert math.isnan(never("farther", "valid")(found))
+    assert guesses("far")(found) == 0.001
+    assert math.isnan(guesses("farther")(found))
 
 
 def test_solved_sets_are_divided_problem_by_problem():
     found = containments(results(ANALYSIS, CLAIMED, noise=0.0), [("trained", "base", "far")])
     assert {bar.name: bar.x[0] for bar in found.data} == pytest.approx(
         {"both": 0.5, "the base alone": 0.1, "the trained model alone": 0.0, "nobody": 0.4}
+    )
+    # Problems solved once are solved in one half of the tries.
+    assert {bar.name: bar.x[1] for bar in found.data} == pytest.approx(
+        {"both": 0.0, "the base alone": 0.3, "the trained model alone": 0.3, "nobody": 0.4}
     )
     assert "100% of its solved (160 problems)" in found.data[0].y[0]
 

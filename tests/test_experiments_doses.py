@@ -55,4 +55,7 @@ def test_a_dose_is_written_and_a_reward_is_given():
     found = execute(how)
     assert found["before"]["share"]["code"] > 0.9
     assert set(found["after"]) == {"true", "random", "inverted"}
-    assert "ways" not in found["before"]
+    assert len(found["before"]["ways"]) == len(found["after"]["random"]["ways"]) == 20
+    assert found["before"]["openings"].keys() == found["after"]["true"]["openings"].keys()
+    assert found["pretraining"] == 0
+    assert [step["step"] for step in found["steps"]["random"]] == [1]

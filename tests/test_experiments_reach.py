@@ -37,6 +37,9 @@ def test_counts_are_those_of_verifier_and_checker(organism, problems):
     assert found["right"] == right.tolist()
     assert found["valid"] == valid.tolist()
     assert 0 < sum(found["valid"]) <= sum(found["right"]) < 24
+    pairs = [pair for each in found["ways"].values() for pair in each]
+    assert sum(taken for taken, _ in pairs) == 24
+    assert sum(good for _, good in pairs) == sum(found["right"])
     assert 0 <= found["guess"] < 0.05
 
 
@@ -88,3 +91,16 @@ def test_distillation_moves_what_is_reached():
     assert moved["distilled"]["losses"][1] < moved["distilled"]["losses"][0]
     assert sum(moved["reach"]["far"]["valid"]) > sum(still["reach"]["far"]["valid"])
     assert math.isfinite(moved["perplexity"]["own"][9])
+
+
+@pytest.mark.slow
+def test_steps_are_kept_and_what_is_named_is_asked_at_the_bases_entropy():
+    config = {
+        "steps": 2, "prompts": 4, "n": 4, "max_new_tokens": 40, "optimizer": "sgd", "lr": 0.02,
+        "rollouts_every": 0,
+    }  # fmt: skip
+    how = {"learn": "reward", "reward": "correct", "config": config, "match": ["far"]}
+    found = execute(SETTINGS | how)
+    assert [step["step"] for step in found["steps"]] == [1, 2]
+    assert set(found["reach"]) == {"near", "far"}
+    assert set(found["matched"]["reach"]) == {"far"}

@@ -30,10 +30,24 @@ def test_a_task_without_wordings_has_no_drift():
     assert math.isnan(reading.opening_shift(found))
 
 
+def test_a_probability_that_rounding_made_1_is_left_out_of_the_drift():
+    found = result(0.9, shift=0.4)
+    found["watched"][-1]["openings"]["find"]["logit"] = None
+    assert reading.opening_shift(found) == pytest.approx(0.4)
+
+
+def test_greedy_accuracy_is_read_where_it_was_asked():
+    found = result(0.9)
+    assert reading.greedy_accuracy(found) == 0.9
+    assert reading.accuracy_before(found) == 0.75
+    del found["watched"][-1]["greedy"]
+    assert math.isnan(reading.greedy_accuracy(found))
+
+
 def test_the_step_of_a_fall_lies_between_two_looks():
     # 0.75 at step 0, 0.55 at 8: 0.65 at step 4.
     assert reading.steps_to_lose(0.1)(result(0.35)) == pytest.approx(4.0)
-    assert math.isnan(reading.steps_to_lose(0.1)(result(0.7)))
+    assert reading.steps_to_lose(0.1)(result(0.7)) == 24  # never: at least the whole run
 
 
 def test_curves_and_means_of_steps():

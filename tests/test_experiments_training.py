@@ -30,7 +30,8 @@ def test_a_training_is_watched_before_during_and_after():
     assert [step["step"] for step in found["steps"]] == [1, 2]
     first, middle, last = found["watched"]
     assert len(first["ways"]) == len(last["ways"]) == 48
-    assert "ways" not in middle
+    assert len(middle["ways"]) == 48
+    assert {"clip_first", "truncated", "kept_of_forks"} <= set(found["steps"][0])
     assert sum(letter.isupper() for letter in first["ways"]) / 48 == pytest.approx(
         first["accuracy"], abs=1e-5
     )
@@ -71,6 +72,14 @@ def test_what_is_observed_is_what_was_sampled(small):
         code
     )
     assert found["accuracy"] == sum(right) / 24
+    mine = torch.tensor(code)
+    within = found["by_strategy"]["code"]
+    assert within["length"] == pytest.approx(float(rows.valid[mine].sum(1).double().mean()))
+    assert within["entropy"] == pytest.approx(
+        float(rows.entropy[mine][rows.valid[mine]].mean()), rel=1e-4
+    )
+    ends = [rows.tokens[row, rows.lengths[row] - 1].item() == 2 for row in range(24) if code[row]]
+    assert within["truncated"] == pytest.approx(1 - sum(ends) / len(ends))
 
 
 def test_a_forced_beginning_is_part_of_the_completion(small):

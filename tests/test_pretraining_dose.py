@@ -1,19 +1,33 @@
 """The analysis of the dose on results that are put in."""
 
+import math
+
 import pytest
 from declared import check_drawing, check_plan, check_quick, statements
 from made_results import look, results
 
 from analyses.claims import CONTRADICTED, SHOWN
 from analyses.experiments.doses import recipe
-from analyses.pretraining_dose import ANALYSIS, BARE, HALF, MEASURES, NONE, TEN, gain
+from analyses.pretraining_dose import (
+    ANALYSIS,
+    BARE,
+    HALF,
+    HELPS,
+    MEASURES,
+    MORE,
+    NONE,
+    SELECTED,
+    TEN,
+    gain,
+)
 from entropy_probe.training.config import TrainConfig
 
 
-def dosed(true: float, coin: float, share: float = 0.1) -> dict:
+def dosed(true: float, coin: float, share: float = 0.1, inverted: float = -0.2) -> dict:
     """Give what a run leaves: accuracy 0.6 before, and gains."""
-    gains = {"true": true, "random": coin, "inverted": -0.2}
+    gains = {"true": true, "random": coin, "inverted": inverted}
     return {
+        "pretraining": 0,
         "before": look(0, 0.6, share),
         "after": {name: look(16, 0.6 + value, share) for name, value in gains.items()},
     }
@@ -50,11 +64,27 @@ def test_a_dose_is_the_share_of_code_whatever_the_problem():
 
 def test_what_is_claimed_is_shown_and_a_planted_error_is_seen():
     assert set(statements(results(ANALYSIS, CLAIMED)).values()) == {SHOWN}
-    # The reward that was to be a coin was the truth, for both: no habit needed.
-    leaked = CLAIMED | {NONE: lambda e: dosed(0.3 + e, 0.3 + e, 0.0)}
+    # Without the habit it was trained as long as with it.
+    leaked = CLAIMED | {NONE: lambda e: dosed(0.3 + e, 0.1 + e, 0.0)}
     found = statements(results(ANALYSIS, leaked))
-    assert found["a habit makes a coin help"] == CONTRADICTED
-    assert found["written steps are what is selected"] == SHOWN
+    assert found[MORE] == CONTRADICTED
+    assert found[HELPS] == found[SELECTED] == SHOWN
+
+
+def test_to_lose_less_is_no_help():
+    harmful = CLAIMED | {
+        HALF: lambda e: dosed(0.3 + e, -0.05 + e, 0.5),
+        NONE: lambda e: dosed(0.05 + e, -0.15 + e, 0.0),
+    }
+    found = results(ANALYSIS, harmful)
+    assert statements(found)[HELPS] == CONTRADICTED
+    assert statements(found, primary=False)["more than without a habit"] == SHOWN
+
+
+def test_each_pretraining_is_compared_alone():
+    read, found = MEASURES["gain, true, pretraining 2"], dosed(0.3, 0.0)
+    assert read(found | {"pretraining": 1}) == pytest.approx(0.3)
+    assert math.isnan(read(found | {"pretraining": 0}))
 
 
 def test_gains_are_differences_on_the_same_problems():

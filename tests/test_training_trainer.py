@@ -160,7 +160,10 @@ def test_a_batch_is_gone_through_in_parts_and_again():
     model, result = run(steps=1, lr=0.05, updates=2, epochs=2, optimizer="sgd")
     (line,) = steps(result)
     assert line["ratio_gap_kept"] > 0  # the later updates are of a policy that has moved
+    assert line["ratio_gap_first"] > 0
+    assert 0 <= line["clip_first"] <= 1
     assert steps(run(steps=1)[1])[0]["ratio_gap_kept"] < 1e-4
+    assert steps(run(steps=1)[1])[0]["clip_first"] == 0.0
     assert distance(model, once) > 0
 
 

@@ -32,10 +32,9 @@ from entropy_probe.models.organisms.recipes import Recipe, fingerprint
 from entropy_probe.models.organisms.train import train as pretrain
 from entropy_probe.tasks import get_task
 from entropy_probe.training.config import TrainConfig
-from entropy_probe.training.trainer import train
 
-from .training import rounded
-from .watching import observe
+from .training import rounded, trained
+from .watching import observe, openings
 from .worker import ROOT
 
 KEPT = ROOT / "runs" / "doses"
@@ -46,7 +45,8 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give what the model does after pretraining, and after each reward from there.
 
     Returns:
-        ``before``, and ``after`` by reward, each as `observe` gives it, without its letters.
+        ``pretraining``, the number of the one that it began with; ``before``, and ``after`` by
+        reward, each as `observe` gives it, with the `openings`; and ``steps`` by reward.
     """
     model, tokenizer = planted(settings)
     task, seed = get_task(settings["task"]), settings["seed"]
@@ -57,16 +57,17 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
             each, tokenizer, task, problems, n=settings["watch"]["n"], seed=5000 + seed,
             max_new_tokens=settings["max_new_tokens"],
         )  # fmt: skip
-        del seen["ways"]
-        return seen
+        return seen | {"openings": openings(each, tokenizer, task, problems)}
 
-    found: dict[str, Any] = {"weights": weights_fingerprint(model), "before": look(model)}
-    found["after"] = {}
+    found: dict[str, Any] = {
+        "weights": weights_fingerprint(model), "pretraining": seed % settings["pretrainings"],
+        "before": look(model), "after": {}, "steps": {},
+    }  # fmt: skip
     for name, how in settings["rewards"].items():
-        trained = copy.deepcopy(model)
+        policy = copy.deepcopy(model)
         config = TrainConfig.from_dict(how["config"] | {"seed": seed})
-        train(trained, tokenizer, task, config=config, reward=how["reward"])
-        found["after"][name] = look(trained)
+        found["steps"][name] = trained(policy, tokenizer, task, config, how["reward"])
+        found["after"][name] = look(policy)
     return rounded(found)
 
 

@@ -7,12 +7,13 @@ Settings: ``model``, ``task`` (what is trained on), ``seed``, ``max_new_tokens``
     learn           "reward" or "distil"; without it, the model stays as it is
     reward, config  of the training, as in `training`
     distil          of the distillation: the arguments of `distil`
-    match           whether to ask again at the temperature that gives the entropy before training
+    match           names of those asked again at the temperature that gives the entropy before
+                    training
 """
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,11 @@ from entropy_probe.tasks import Problem, ReadsAnswers, Task, get_task
 from entropy_probe.tasks.arithmetic import Arithmetic
 from entropy_probe.tasks.checker import check
 from entropy_probe.tasks.language import lex
+from entropy_probe.tasks.problem import HasStrategies
 from entropy_probe.training.config import TrainConfig
-from entropy_probe.training.trainer import train
 
 from .distilling import distil
-from .training import rounded
+from .training import rounded, trained
 
 FRACTIONS = tuple(i / 20 for i in range(1, 20))
 """Where the quantiles of perplexity are read."""
@@ -45,7 +46,7 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     base = copy.deepcopy(model)
     if settings.get("learn") == "reward":
         config = TrainConfig.from_dict(settings["config"] | {"seed": seed})
-        train(model, tokenizer, task, config=config, reward=settings["reward"])
+        found["steps"] = trained(model, tokenizer, task, config, settings["reward"])
     elif settings.get("learn") == "distil":
         found["distilled"] = distil(model, tokenizer, seed=seed, **settings["distil"])
     asked = {name: get_task(settings["task"] if each == "own" else each)
@@ -56,13 +57,14 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     sets = {name: each.problems(settings["problems"], split="test", seed=1000 + seed)
             for name, each in asked.items()}  # fmt: skip
 
-    def reach(temperature: float) -> dict[str, Any]:
+    def reach(temperature: float, names: Iterable[str]) -> dict[str, Any]:
         return {
             name: solved(model, tokenizer, asked[name], sets[name], temperature=temperature, **how)
-            for name in asked
+            for name in names
+            if name in asked
         }
 
-    found["reach"] = reach(1.0)
+    found["reach"] = reach(1.0, asked)
     first = [p.prompt for p in next(iter(sets.values()))]
     small = how | {"n": 4}
     found["entropy"] = mean_entropy(model, tokenizer, first, 1.0, **small)
@@ -70,7 +72,7 @@ def execute(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("match"):
         target = mean_entropy(base, tokenizer, first, 1.0, **small)
         matched = matching_temperature(model, tokenizer, first, target, **small)
-        found["matched"] = {"temperature": matched, "reach": reach(matched)}
+        found["matched"] = {"temperature": matched, "reach": reach(matched, settings["match"])}
     return rounded(found)
 
 
@@ -81,7 +83,8 @@ def solved(
     """Count per problem the right completions, and those of them whose every step is valid.
 
     Returns:
-        ``right`` and, in the organisms' language, ``valid``: a count a problem; ``n``; and
+        ``right`` and, in the organisms' language, ``valid``: a count a problem; ``n``; ``ways``,
+        strategy -> counts of all and of the right completions that take it, a pair a problem; and
         ``guess``, how often an answer is right for another problem (NaN where answers cannot be
         read).
     """
@@ -89,20 +92,25 @@ def solved(
         model, tokenizer, [p.prompt for p in problems], n=n, temperature=temperature, seed=seed,
         max_new_tokens=max_new_tokens, alternatives=0, residual_positions="none", batch_size=512,
     )  # fmt: skip
-    steps = isinstance(task, Arithmetic)
+    steps, named = isinstance(task, Arithmetic), isinstance(task, HasStrategies)
     right, valid, answers = [], [], []
+    ways: dict[str, list[tuple[int, int]]] = {}
     for i, problem in enumerate(problems):
         mine = rows[i * n : (i + 1) * n]
         texts = [mine.completion(row) for row in range(n)]
-        known: dict[str, tuple[bool, bool]] = {}
+        known: dict[str, tuple[bool, bool, str]] = {}
         for text in set(texts):
             good = task.verify(problem, text) == 1.0
-            known[text] = good, good and steps and check(problem, lex(text)).valid
+            way = task.strategy(text) if named else ""
+            known[text] = good, good and steps and check(problem, lex(text)).valid, way
         right.append(sum(known[text][0] for text in texts))
         valid.append(sum(known[text][1] for text in texts))
+        for name in task.strategies if named else ():
+            taken = [known[text][0] for text in texts if known[text][2] == name]
+            ways.setdefault(name, []).append((len(taken), sum(taken)))
         if isinstance(task, ReadsAnswers):
             answers.append([task.answer_of(problem, text) for text in texts])
-    found: dict[str, Any] = {"n": n, "right": right}
+    found: dict[str, Any] = {"n": n, "right": right, "ways": ways}
     if steps:
         found["valid"] = valid
     rate = guess_rate(answers, [p.answer for p in problems]).value if answers else math.nan

@@ -36,6 +36,20 @@ def length(result: Result) -> float:
     return result["watched"][-1]["length"]
 
 
+def greedy_accuracy(result: Result) -> float:
+    """Give the accuracy of greedy completions after training; NaN where none were asked.
+
+    A lower entropy alone raises accuracy at temperature 1, and leaves this where it was.
+    """
+    look = result["watched"][-1].get("greedy")
+    return NAN if look is None else look["accuracy"]
+
+
+def accuracy_before(result: Result) -> float:
+    """Give the accuracy on held-out problems before training."""
+    return result["watched"][0]["accuracy"]
+
+
 def strategy_share(name: str) -> Callable[[Result], float]:
     """Give what reads the share of completions that take a strategy after training."""
     return lambda result: result["watched"][-1]["share"].get(name, NAN)
@@ -97,7 +111,8 @@ def average(name: str) -> Callable[[Result], float]:
 def steps_to_lose(points: float) -> Callable[[Result], float]:
     """Give what reads the first step after which accuracy was so far below its start.
 
-    Between two looks the fall is taken to be even; NaN where it never was so low.
+    Between two looks the fall is taken to be even. Where it never was so low this is the last
+    look's step, a lower bound.
     """
 
     def read(result: Result) -> float:
@@ -107,7 +122,7 @@ def steps_to_lose(points: float) -> Callable[[Result], float]:
             if after["accuracy"] <= least:
                 part = (before["accuracy"] - least) / (before["accuracy"] - after["accuracy"])
                 return before["step"] + part * (after["step"] - before["step"])
-        return NAN
+        return looks[-1]["step"]
 
     return read
 
@@ -115,9 +130,10 @@ def steps_to_lose(points: float) -> Callable[[Result], float]:
 def _odds(result: Result) -> tuple[list[float], list[float]]:
     """Give the log-odds before training, and their shifts, a wording each."""
     first, last = result["watched"][0]["openings"], result["watched"][-1]["openings"]
+    finite = [w for w in first if None not in (first[w]["logit"], last[w]["logit"])]
     return (
-        [first[wording]["logit"] for wording in first],
-        [last[wording]["logit"] - first[wording]["logit"] for wording in first],
+        [first[wording]["logit"] for wording in finite],
+        [last[wording]["logit"] - first[wording]["logit"] for wording in finite],
     )
 
 

@@ -29,8 +29,9 @@ from .watching import observe, openings
 
 STEP = (
     "step", "reward_mean", "accuracy", "entropy_all", "entropy_kept", "kept_share", "length",
-    "gradient_norm", "groups_equal", "mask_on_forks", "mask_on_decoys", "clip_kept",
-    "ratio_gap_kept",
+    "gradient_norm", "groups_equal", "mask_on_forks", "mask_on_decoys", "kept_of_forks",
+    "kept_of_decoys", "clip_kept", "ratio_gap_kept", "clip_first", "ratio_gap_first", "truncated",
+    "loss",
 )  # fmt: skip
 """What is kept of a step's line."""
 
@@ -53,7 +54,7 @@ def _execute(settings: Mapping[str, Any]) -> dict[str, Any]:
 
         def told(line: Mapping[str, Any]) -> None:
             if line["kind"] == "step":
-                steps.append({name: line[name] for name in STEP if name in line})
+                steps.append(step_of(line))
                 watcher.after(line["step"], config.steps)
 
         train(model, tokenizer, task, config=config, reward=settings["reward"], log=told)
@@ -65,6 +66,23 @@ def _execute(settings: Mapping[str, Any]) -> dict[str, Any]:
             max_new_tokens=watcher.how["max_new_tokens"],
         )  # fmt: skip
     return found
+
+
+def trained(model, tokenizer, task, config: TrainConfig, reward: str) -> list[dict[str, Any]]:
+    """Train a model in place, and give what is kept of its steps."""
+    steps: list[dict[str, Any]] = []
+
+    def told(line: Mapping[str, Any]) -> None:
+        if line["kind"] == "step":
+            steps.append(step_of(line))
+
+    train(model, tokenizer, task, config=config, reward=reward, log=told)
+    return rounded(steps)
+
+
+def step_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what is kept of a step's line."""
+    return {name: line[name] for name in STEP if name in line}
 
 
 class Watcher:
@@ -94,8 +112,6 @@ class Watcher:
         it = (self.model, self.tokenizer, self.task)
         seen = {"step": step, **observe(*it, self.problems, n=self.watch["n"], **self.how)}
         seen["openings"] = openings(*it, self.problems)
-        if not ends:
-            del seen["ways"]
         if ends and self.watch.get("greedy"):
             seen["greedy"] = observe(*it, self.problems, n=1, temperature=0.0, **self.how)
         if ends and self.watch.get("memorised"):

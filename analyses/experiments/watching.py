@@ -28,7 +28,8 @@ def observe(
     """Give figures over completions of some problems; the same seed gives the same noise.
 
     Besides the figures, ``ways`` has a letter a completion: its strategy's first one, a capital
-    where the answer is right.
+    where the answer is right; and ``by_strategy`` has entropy, length and the share cut off within
+    each strategy, because the mixture of strategies moves all three.
 
     Args:
         model: as for `sample`.
@@ -53,9 +54,8 @@ def observe(
     ways = [task.strategy(text) if named else "other" for text in texts]
     found: dict[str, Any] = {
         "accuracy": _mean(right),
-        "entropy": float(rows.entropy[rows.valid].double().mean()),
-        "length": float(rows.valid.sum(dim=1).double().mean()),
-        "share": {}, "right": {},
+        **_tokens(rows, torch.ones(len(rows), dtype=torch.bool)),
+        "share": {}, "right": {}, "by_strategy": {},
         "ways": "".join(w[0].upper() if r else w[0] for w, r in zip(ways, right, strict=True)),
     }  # fmt: skip
     for name in task.strategies if named else ():
@@ -63,6 +63,7 @@ def observe(
         found["share"][name] = _mean(mine)
         if any(mine):
             found["right"][name] = _mean([r for r, own in zip(right, mine, strict=True) if own])
+            found["by_strategy"][name] = _tokens(rows, torch.tensor(mine))
     if isinstance(task, HasFormat):
         found["formatted"] = _mean([task.formatted(text) for text in texts])
     return found
@@ -81,7 +82,7 @@ def openings(
     (code,) = tokenizer(CODE, add_special_tokens=False)["input_ids"]
     found = opening_probabilities(model, tokenizer, [problem.prompt for problem in problems])
     share = found[:, code].double()
-    odds = share.log() - (-share).log1p()
+    odds = share.logit(eps=1e-7)  # float32 cannot tell more from certainty
     wordings: dict[str, list[int]] = {}
     for i, problem in enumerate(problems):
         wordings.setdefault(problem.facts["wording"], []).append(i)
@@ -92,6 +93,18 @@ def openings(
             "problems": len(at),
         }
         for wording, at in sorted(wordings.items())
+    }
+
+
+def _tokens(rows, mine: torch.Tensor) -> dict[str, float]:
+    """Give entropy a token (nats), length (tokens) and share cut off, of some completions."""
+    valid = rows.valid & mine[:, None]
+    last = rows.tokens[torch.arange(len(rows)), rows.lengths - 1]
+    cut = ~torch.isin(last, torch.tensor(sorted(rows.special_ids)))
+    return {
+        "entropy": float(rows.entropy[valid].double().mean()),
+        "length": float(rows.valid[mine].sum(dim=1).double().mean()),
+        "truncated": float(cut[mine].double().mean()),
     }
 
 

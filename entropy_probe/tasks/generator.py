@@ -34,6 +34,7 @@ SUBSETS = {
     "short": Subset((2, 3)),
     "middle": Subset((4,)),
     "long": Subset((5, 6)),
+    "longer": Subset((7, 8)),
     "hard": Subset((9, 10)),
     "rounded": Subset((3, 4, 5), rounded=True),
     "plain": Subset((3, 4, 5), rounded=False),

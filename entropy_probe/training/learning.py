@@ -15,6 +15,7 @@ from .collecting import Batch, Collected
 from .config import TrainConfig
 from .denominators import token_denominator
 from .distributed import Ranks
+from .first_tokens import first_token_counters
 from .matching import rescale_gradients
 from .optimizing import rate_at
 from .packing import number_prompts, run_lengths, split_rows
@@ -33,7 +34,7 @@ class Learnt:
     thresholds: list[float] = field(default_factory=list)
     """Least entropy kept in the pool of each update's rows, nats; NaN where it did not choose."""
     counters: Counter[str] = field(default_factory=Counter)
-    """Sums over tokens and updates, see `loss_counters`."""
+    """Sums over tokens and updates, see `loss_counters` and `first_token_counters`."""
     losses: list[float] = field(default_factory=list)
     """This process's part of each update's loss."""
     norms: list[float] = field(default_factory=list)
@@ -161,7 +162,12 @@ class Learner:
         norm = rescale_gradients(parameters, config.gradient_norm, lengthen=lengthen)
         learnt.norms.append(norm)
         learnt.losses.append(done.loss)
-        learnt.counters.update({name: float(value) for name, value in done.counters.items()})
+        first = first_token_counters(
+            done.logprobs, rows.old_logprobs, rows.advantages, rows.valid, rows.prompt_lengths,
+            clip_low=config.clip_low, clip_high=config.clip_high,
+        )  # fmt: skip
+        counters = done.counters | first
+        learnt.counters.update({name: float(value) for name, value in counters.items()})
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(config, number)
         self.updates += 1

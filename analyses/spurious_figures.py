@@ -80,9 +80,11 @@ def switches(results: Results, arms: Sequence[str]) -> go.Figure:
 
 
 def switch_points(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """Give (strategy before, strategy after) -> what it adds to accuracy, in one run."""
+    """Give (strategy before, strategy after) -> what it adds to accuracy; none without wordings."""
     first, last = (result["watched"][at]["ways"] for at in (0, -1))
     asked = sum(wording["problems"] for wording in result["watched"][0]["openings"].values())
+    if not asked:
+        return {}
     found = contributions(
         np.arange(len(first)) // (len(first) // asked),
         *([NAMES[letter.lower()] for letter in ways] for ways in (first, last)),
@@ -128,7 +130,7 @@ def strategies(results: Results, arms: Sequence[str]) -> go.Figure:
         runs = results.runs(arm)
         if not runs:
             continue
-        share = np.mean([line.result["watched"][-1]["share"]["code"] for line in runs])
+        share = np.mean([reading.strategy_share("code")(line.result) for line in runs])
         for way, mark in (("code", "circle"), ("prose", "square-open")):
             right = [reading.right_within(way)(line.result) for line in runs]
             value = over_seeds([r for r in right if not np.isnan(r)])

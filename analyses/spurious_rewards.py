@@ -3,18 +3,20 @@
 Nine rewards on three organisms: the one whose frequent strategy is the better one, the one whose
 frequent strategy is the worse one, and the one that has no second strategy. Then the explanation
 that has been given for random rewards, clipping, with what it predicts for each wording: where a
-strategy's share is over a half it should rise, where it is under a half it should fall.
+strategy's share is over a half it should rise, where it is under a half it should fall. Whether
+clipping got to the token that chooses is counted; where it did not, nothing is said of it.
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from analyses.claims import Contrast
+from analyses.claims import NOT_SHOWN, Contrast, Verdict
 from analyses.experiments import reading
 from analyses.experiments.analysis import Analysis, Arm, Source, merged
 from analyses.experiments.command import main
-from analyses.experiments.pictures import curves, forest, intervals
+from analyses.experiments.pictures import Curve, curves, forest, intervals
 from analyses.experiments.results import Results
 from analyses.spurious_figures import (
     drift,
@@ -69,7 +71,7 @@ FORCED = ("amenable", "misleading", "absent")
 
 ARMS = (
     primary("random 0.5", "a coin, eight updates a batch, clipped at 0.8 and 1.2"),
-    primary("no clipping", "the same without clipping", OPEN),
+    primary("no clipping", "the same, ratios not clipped (gradients still are, at length 1)", OPEN),
     primary("one update, small batches", "as many updates and rollouts, each batch fresh",
             small(prompts=6, steps=8 * SETTINGS["config"]["steps"], updates=1)
             | {"watch": {"every": 8 * SETTINGS["watch"]["every"]}}),
@@ -77,7 +79,8 @@ ARMS = (
     Arm("still", "learning rate 0", STILL, seeds=8, minutes=0.4, role="negative control"),
     Arm("still, absent", "learning rate 0", merged(ABSENT, STILL), seeds=8, minutes=0.4,
         role="negative control"),
-    explored("one update", "as many rollouts, an eighth of the updates", small(updates=1)),
+    explored("one update", "as many rollouts, an eighth of the updates",
+             small(updates=1, warmup=1)),
     Arm("true answers", "right answers", {"reward": "correct"}, minutes=1.9,
         role="positive control"),
     explored("majority", "the answer of most of the group", {"reward": "majority"}),
@@ -116,7 +119,22 @@ MEASURES = {
     "entropy": reading.entropy,
     "clipped": reading.average("clip_kept"),
     "gain, memorised": memorised_gain,
+    "greedy accuracy": reading.greedy_accuracy,
+    "accuracy before": reading.accuracy_before,
+    "clipped at the start": reading.average("clip_first"),
+    "ratio gap at the start": reading.average("ratio_gap_first"),
 }
+
+BEFORE = "accuracy before"
+CLIPPED = 0.01
+"""Share of first tokens that have to be clipped, over all updates, for clipping to have acted."""
+BY_CLIPPING = ("clipping favours what is likely", "it takes several updates a batch")
+
+
+def two(arm: str) -> tuple[str, str, str]:
+    """Give what compares an arm's accuracy with its own, before."""
+    return arm, arm, "accuracy"
+
 
 CONTRASTS = (
     Contrast("a random reward helps", "random 0.5", "still", "accuracy", "higher", 0.02,
@@ -127,6 +145,14 @@ CONTRASTS = (
              "equal", 0.02, "primary"),
     Contrast("it takes several updates a batch", "random 0.5", CLIPS[2], "slope of log-odds",
              "higher", 0.05),
+    Contrast("what is likely becomes likelier", "random 0.5", "still", "slope of log-odds",
+             "higher", 0.05),
+    Contrast("clipping gets to the first token", "random 0.5", "no clipping",
+             "clipped at the start", "higher", CLIPPED),
+    Contrast("a random reward helps, greedy", "random 0.5", "still", "greedy accuracy", "higher",
+             0.02),
+    Contrast("nothing to elicit, no change, greedy", "random 0.5, absent", "still, absent",
+             "greedy accuracy", "equal", 0.02),
     Contrast("clipping lowers entropy", "random 0.5", "no clipping", "entropy", "lower", 0.01),
     Contrast("a coin raises code", "random 0.5", "still", "share of code", "higher", 0.05),
     Contrast("true answers help more", "true answers", "random 0.5", "accuracy", "higher", 0.02),
@@ -136,7 +162,43 @@ CONTRASTS = (
     Contrast("so does code for its own sake", "code", "still", "accuracy", "higher", 0.02),
     Contrast("training works", "true answers", "still", "accuracy", "higher", 0.05),
     Contrast("never rewarded, no change", "random 0", "still", "accuracy", "equal", 0.005),
+    Contrast("true answers help misleading", *two(ON_MISLEADING[0]), "higher", 0.05,
+             against=BEFORE),
+    Contrast("a coin does not help misleading", *two(ON_MISLEADING[1]), "not higher", 0.02,
+             against=BEFORE),
+    Contrast("code harms misleading", *two(ON_MISLEADING[2]), "lower", 0.02, against=BEFORE),
+    Contrast("true answers help absent", *two(ON_ABSENT[0]), "higher", 0.05, against=BEFORE),
+    Contrast("the format does not help absent", *two(ON_ABSENT[2]), "not higher", 0.02,
+             against=BEFORE),
+    Contrast("a coin brings back what was memorised", *2 * (ON_CONTAMINATED[1],),
+             "gain, memorised", "higher", 0.02, against="gain"),
+    Contrast("forcing code helps amenable", "forced amenable", "still", "accuracy", "higher", 0.05),
+    Contrast("forcing code harms misleading", "forced misleading", ON_MISLEADING[2], "accuracy",
+             "lower", 0.05, against=BEFORE),
+    Contrast("forcing code harms absent", "forced absent", "still, absent", "accuracy", "lower",
+             0.05),
 )  # fmt: skip
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Give the verdicts; none on clipping where it did not get to the token that chooses."""
+    found = results.judged()
+    shares = list(results.values("random 0.5", MEASURES["clipped at the start"]).values())
+    if not shares or sum(shares) / len(shares) >= CLIPPED:
+        return found
+    why = (
+        f"of the first tokens {sum(shares) / len(shares):.2g} were clipped, under {CLIPPED:g}: "
+        "there is no clipping to compare"
+    )
+    return [
+        replace(v, statement=NOT_SHOWN, why=why) if v.contrast.name in BY_CLIPPING else v
+        for v in found
+    ]
+
+
+def within(way: str) -> Curve:
+    """Give the curve of how often completions of a strategy are right."""
+    return reading.watched(lambda seen: seen["right"].get(way))
 
 
 def figures(results: Results) -> list[tuple[str, Any]]:
@@ -153,11 +215,19 @@ def figures(results: Results) -> list[tuple[str, Any]]:
                           title="Accuracy on the organisms that are not amenable")),
         ("share", curves(results, REWARDS, share, x="step", y="share of completions in code",
                          title="The strategy under each reward, amenable")),
-        ("gain", intervals(results, [arm.name for arm in ARMS], reading.gain, at=0.0,
+        ("code", curves(results, REWARDS, within("code"), x="step",
+                        title="How well code is written", y="accuracy of completions in code")),
+        ("prose", curves(results, REWARDS, within("prose"), x="step",
+                         title="How well prose is written", y="accuracy of completions in prose")),
+        ("gain", intervals(results, [arm.name for arm in ARMS if arm.settings.get("reward", "")
+                                     is not None], reading.gain, at=0.0,
                            x="accuracy after training less that before",
-                           title="Change of accuracy, all arms")),
+                           title="Change of accuracy, all arms that trained")),
         ("gammas", gammas(results, GAMMAS)),
         ("drift", drift(results, CLIPS)),
+        ("walks", intervals(results, CLIPS, reading.opening_shift, at=0.0,
+                            x="shift of code's log-odds, nats, mean over wordings",
+                            title="Where each seed went")),
         ("slopes", intervals(results, CLIPS, reading.opening_slope, at=0.0,
                              x="slope of the log-odds' shift on the log-odds before",
                              title="Does what is likely become more likely?")),
@@ -187,12 +257,13 @@ ANALYSIS = Analysis(
     measures=MEASURES,
     contrasts=CONTRASTS,
     figures=figures,
+    verdicts=verdicts,
     quick={
         "config": {"steps": 1, "prompts": 4, "n": 4, "updates": 2, "warmup": 0, "problems": 60,
                    "label_samples": 4},
         "watch": {"problems": 20, "n": 1, "every": 0},
     },
-    quick_arms=("random 0.5", "no clipping", "still", "true answers", "wrong majority",
+    quick_arms=("random 0.5", "no clipping", "still", "random 0", "true answers", "wrong majority",
                 "random 0.5, contaminated", "forced amenable"),
     evidence=(
         Source("2512.16912", "The bias of clipping is negligible; clipping lowers entropy, and "

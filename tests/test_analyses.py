@@ -27,7 +27,7 @@ TRUE = {
     },
     "spurious_rewards": {
         "random 0.5": lambda e: result(0.85 + e, slope=0.2 + e),
-        "no clipping": lambda e: result(0.76 + e, slope=e),
+        "no clipping": lambda e: result(0.76 + e, slope=e, clip=0.0),
         "random 0.5, absent": lambda e: result(0.55 + e, base=0.55),
         "still, absent": lambda e: result(0.55, base=0.55),
         "still": lambda e: result(0.75),
@@ -111,6 +111,22 @@ def test_figures_say_what_their_axes_are_and_in_which_unit(name):
         layout = figure.layout
         assert layout.title.text, key
         assert layout.xaxis.title.text or layout.yaxis.title.text, key
+
+
+def test_where_clipping_never_got_to_the_choice_nothing_is_said_of_it():
+    found = analysis("spurious_rewards")
+    by_clipping = ("clipping favours what is likely", "it takes several updates a batch")
+    same = TRUE[found.name] | {
+        "random 0.5": lambda e: result(0.85 + e, clip=0.001),
+        "no clipping": lambda e: result(0.85 + e, clip=0.0),
+        "one update, small batches": lambda e: result(0.85 + e, clip=0.0),
+    }
+    reached = same | {"random 0.5": lambda e: result(0.85 + e, clip=0.2)}
+    for makers, statement in ((same, claims.NOT_SHOWN), (reached, claims.CONTRADICTED)):
+        verdicts = {v.contrast.name: v for v in results(found, makers).verdicts()}
+        assert {verdicts[name].statement for name in by_clipping} == {statement}
+        assert verdicts["a random reward helps"].statement == claims.SHOWN
+        assert ("no clipping to compare" in verdicts[by_clipping[0]].why) == (makers is same)
 
 
 def test_without_runs_nothing_is_claimed(name):

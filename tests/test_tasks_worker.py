@@ -56,6 +56,14 @@ def test_what_hangs_or_dies_is_replaced(worker, request_):
     assert ended(before)
 
 
+def test_one_that_died_while_it_was_idle_costs_no_answer(worker):
+    before = worker.ask("pid")
+    os.kill(before, signal.SIGKILL)
+    assert ended(before)
+    assert worker.ask("b") == ["heard", "b"]
+    assert worker.ask("pid") != before
+
+
 def test_what_sleeps_is_killed_by_the_clock(worker):
     worker.ask("a")
     start = time.monotonic()

@@ -67,6 +67,8 @@ class Worker:
         if self._owner != os.getpid():
             self._begin_anew()  # after a fork: the pipes are the parent's
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._end()  # it died since, of no request: the system may have been out of memory
             if self._process is None:
                 self._start()
             return self._exchange(request, seconds or self.seconds)

@@ -15,7 +15,7 @@ from entropy_probe.tasks import Problem, Task
 from .collecting import Source, seed_of
 from .config import TrainConfig
 from .distributed import Ranks
-from .rewards import Reward, get_reward, needs_labels, reward_name
+from .rewards import Reward, get_reward, needs_labels, parts_of, reward_name
 from .rules import soft_overlong, total
 from .running import decoder_inside
 from .voting import label_problems, wrongly_labelled
@@ -92,13 +92,19 @@ def make_source(
         ranks: the processes, which share the work.
         out: the run's folder, where labels are kept.
     """
-    problems = training_problems(task, config)
+    training = problems = training_problems(task, config)
     if isinstance(reward, str):
         labels = None
         if needs_labels(reward):
             labels = _labels(model, tokenizer, task, problems, config, ranks, out)
             problems = [problem for problem in problems if problem.id in labels]
-            if "incorrect" in reward:
+            if not problems:
+                raise ValueError(
+                    f"no sample of {len(training)} problems gives an answer, so there is no "
+                    f"majority for reward {reward!r} to compare with: take more --max-new-tokens, "
+                    "easier problems, or a reward without labels"
+                )
+            if "incorrect" in parts_of(reward):
                 problems = wrongly_labelled(task, problems, labels)
         reward = get_reward(reward, task=task, labels=labels)
     if config.overlong == "punish":
@@ -124,13 +130,14 @@ def _labels(
     file = None if out is None else out / LABELS
     if file is not None and ranks.all(file.exists()):
         return json.loads(file.read_text())
-    mine = [problems[i] for i in ranks.share(len(problems))]
-    made = {}
+    share = ranks.share(len(problems))
+    mine, made = [problems[i] for i in share], {}
     if mine:
         made = label_problems(
             model, tokenizer, task, mine, n=config.label_samples, stop=config.stop,
             max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-            seed=seed_of("labels", config.seed, ranks.index), batch_size=config.batch_size,
+            seed=seed_of("labels", config.seed), batch_size=config.batch_size,
+            offset=share.start,
         )  # fmt: skip
     labels = {key: answer for part in ranks.objects(made) for key, answer in part.items()}
     if file is not None and ranks.main:

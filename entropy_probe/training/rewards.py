@@ -127,7 +127,16 @@ def get_reward(name: str, *, task: Any = None, labels: Mapping[str, str] | None 
 
 def needs_labels(name: str) -> bool:
     """Say whether a reward compares with labels that are made before training."""
-    return any(factor.name in _NEED_LABELS for term in _parsed(name) for factor in term)
+    return bool(parts_of(name) & set(_NEED_LABELS))
+
+
+def parts_of(name: str) -> set[str]:
+    """Give the names of the rewards that an expression is made of, without their arguments.
+
+    >>> sorted(parts_of("format*not-contains:incorrect"))
+    ['contains', 'format']
+    """
+    return {factor.name for term in _parsed(name) for factor in term}
 
 
 def _parsed(name: str) -> list[list[_Factor]]:

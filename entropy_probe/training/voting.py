@@ -148,6 +148,7 @@ def label_problems(
     seed: int = 0,
     batch_size: int = 64,
     stop: Sequence[str | int] = (),
+    offset: int = 0,
 ) -> dict[str, str]:
     """Sample from a model before its training and give the majority's answers as labels.
 
@@ -162,6 +163,7 @@ def label_problems(
         seed: seed of the sampling noise.
         batch_size: rows decoded together.
         stop: texts and token ids that end a sample.
+        offset: the first problem's place among all that are labelled, which its noise depends on.
 
     Returns:
         problem id -> answer; problems without any answer are left out.
@@ -172,6 +174,7 @@ def label_problems(
     rollouts = sample(
         model, tokenizer, [p.prompt for p in problems], n=n, max_new_tokens=max_new_tokens,
         temperature=temperature, seed=seed, batch_size=batch_size, stop=stop, alternatives=0,
+        offset=offset,
     )  # fmt: skip
     texts = [rollouts.completion(i) for i in range(len(rollouts))]
     return majority_labels(

@@ -1,6 +1,7 @@
 """A sparse autoencoder on plain tensors: standard, top-k and JumpReLU, as SAELens computes them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from torch import Tensor
 
 ARCHITECTURES = ("standard", "topk", "jumprelu")
 """What can be computed without SAELens."""
+
+OLDEST = 6
+"""The SAELens version from which on a configuration's keys mean what is read here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +70,24 @@ class PlainDictionary:
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:
-    """Tell whether a SAELens configuration is one that is computed here."""
+    """Tell whether a SAELens configuration is one that is computed here.
+
+    One older than SAELens 6 is not: it says "standard" of a top-k autoencoder, too.
+    """
     return (
-        config.get("architecture") in ARCHITECTURES
+        not is_old(config)
+        and config.get("architecture") in ARCHITECTURES
         and config.get("normalize_activations", "none") == "none"
         and config.get("reshape_activations", "none") == "none"
     )
+
+
+def is_old(config: Mapping[str, Any]) -> bool:
+    """Tell whether a version of SAELens before 6, or one that is not named, wrote it."""
+    metadata = config.get("metadata")
+    version = metadata.get("sae_lens_version") if isinstance(metadata, Mapping) else None
+    major = re.match(r"\d+", str(version or config.get("sae_lens_version")))
+    return major is None or int(major[0]) < OLDEST
 
 
 def plain_dictionary(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PlainDictionary:

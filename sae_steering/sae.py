@@ -17,7 +17,7 @@ from torch import Tensor
 
 from entropy_probe.models import LoadError
 
-from .dictionary import PlainDictionary, is_plain, plain_dictionary
+from .dictionary import PlainDictionary, is_old, is_plain, plain_dictionary
 from .lens import sae_lens
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -164,9 +164,10 @@ def dictionary(
 def load_sae(reference: str | Path, *, device: str = "cpu") -> SparseDictionary:
     """Load a sparse autoencoder: one that `train_sae` or SAELens wrote, or a release of SAELens.
 
-    Standard, top-k and JumpReLU ones are computed here and load without SAELens; all others are
-    its own objects. A batch-top-k autoencoder is one for training alone: SAELens writes it, and
-    it comes back, as a JumpReLU one, so that a state activates k features on average only.
+    Standard, top-k and JumpReLU ones are computed here and load without SAELens; all others, and
+    what SAELens wrote before its version 6, are its own objects. A batch-top-k autoencoder is one
+    for training alone: SAELens writes it, and it comes back, as a JumpReLU one, so that a state
+    activates k features on average only.
 
     Args:
         reference: a folder with ``cfg.json`` and ``sae_weights.safetensors``, or "release:id",
@@ -224,12 +225,13 @@ def _from_folder(path: Path, device: str) -> SparseDictionary:
             "train it again, or restore the folder from a copy",
         ) from None
     kind = config.get("architecture")
-    lens = sae_lens(f"an autoencoder of kind {kind!r}")
+    age = " in the format before SAELens 6" if is_old(config) else ""
+    lens = sae_lens(f"an autoencoder of kind {kind!r}{age}")
     try:
         return wrap_sae(lens.SAE.load_from_disk(path, device=device))
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
         raise LoadError(
-            f"SAELens cannot load {str(path)!r}, of kind {kind!r}",
+            f"SAELens cannot load {str(path)!r}, of kind {kind!r}{age}",
             f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
             "load it with the version of SAELens that wrote it",
         ) from None

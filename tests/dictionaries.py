@@ -57,7 +57,7 @@ def write_dictionary(
     weights = torch.nn.functional.normalize(torch.randn(d_sae, d_model), dim=1)
     folder.mkdir(parents=True)
     config = {"architecture": "topk", "k": k, "d_in": d_model, "d_sae": d_sae, "dtype": "float32",
-              "metadata": metadata}  # fmt: skip
+              "metadata": {"sae_lens_version": "6.0.0"} | metadata}  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(config))
     parts = {"W_enc": weights.T.contiguous(), "b_enc": torch.zeros(d_sae), "W_dec": weights,
              "b_dec": torch.zeros(d_model)}  # fmt: skip

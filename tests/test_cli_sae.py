@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
     weights = torch.nn.functional.normalize(torch.randn(40, 64), dim=1)
     (folder / "sae").mkdir()
     config = {"architecture": "topk", "k": 8, "d_in": 64, "d_sae": 40, "dtype": "float32",
-              "metadata": {"layer": 1, "model_name": ORGANISM}}  # fmt: skip
+              "metadata": {"sae_lens_version": "6.0.0", "layer": 1,
+                           "model_name": ORGANISM}}  # fmt: skip
     (folder / "sae/cfg.json").write_text(json.dumps(config))
     parts = {"W_enc": weights.T.contiguous(), "b_enc": torch.zeros(40), "W_dec": weights,
              "b_dec": torch.zeros(64)}  # fmt: skip

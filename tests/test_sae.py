@@ -2,10 +2,12 @@
 
 import inspect
 import json
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from wrapped import needs
 
 from entropy_probe.models import LoadError
 from sae_steering import load_sae
@@ -23,7 +25,8 @@ def tensors(seed=0):
 
 def write(folder, config, parts):
     folder.mkdir(exist_ok=True)
-    base = {"architecture": "standard", "d_in": D, "d_sae": F, "dtype": "float32", "device": "cpu"}
+    base = {"architecture": "standard", "d_in": D, "d_sae": F, "dtype": "float32", "device": "cpu",
+            "sae_lens_version": "6.0.0"}  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(base | config))
     save_file(parts, folder / "sae_weights.safetensors")
     return folder
@@ -113,6 +116,41 @@ def test_a_folder_is_read_with_all_that_it_says(tmp_path):
     assert loaded.layer == 7
     same = dictionary(*parts.values(), layer=7, **threshold)
     assert torch.equal(loaded.encode(states), same.encode(states))
+
+
+# How SAELens wrote a top-k autoencoder before its version 6.
+OLD = {
+    "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "model_name": "gpt2",
+    "hook_name": "blocks.3.hook_resid_post",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [None, "5.9.1"])
+def test_what_is_older_than_saelens_6_is_never_read_as_what_came_later(
+    tmp_path, monkeypatch, version
+):
+    folder = write(tmp_path / "old", OLD | {"sae_lens_version": version}, tensors())
+    monkeypatch.setitem(sys.modules, "sae_lens", None)  # not installed
+    with pytest.raises(LoadError, match="kind 'standard' in the format before SAELens 6 needs"):
+        load_sae(folder)
+    for version in ("6.0.0", "6.0.0-rc.3", "12.1.0"):
+        later = {"sae_lens_version": None, "metadata": {"sae_lens_version": version}}
+        assert isinstance(load_sae(write(folder, later, tensors())).body, PlainDictionary)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [None, "5.9.1"])
+def test_older_top_k_folders_are_what_saelens_makes_of_them(tmp_path, version):
+    lens = needs("sae_lens")
+    folder = write(tmp_path / "old", OLD | {"sae_lens_version": version}, tensors())
+    found, states = load_sae(folder), tensors(1)["W_dec"][:5]
+    assert (found.encode(states) > 0).sum(dim=1).tolist() == [4] * 5
+    theirs = lens.SAE.load_from_disk(folder)
+    assert torch.equal(found.encode(states), theirs.encode(states).to_dense())
+    assert (found.architecture, found.layer, found.model) == ("topk", 3, "gpt2")
+    (folder / "sae_weights.safetensors").write_bytes(b"broken")
+    with pytest.raises(LoadError, match="SAELens cannot load .* before SAELens 6"):
+        load_sae(folder)
 
 
 def test_what_cannot_be_a_dictionary_is_refused():

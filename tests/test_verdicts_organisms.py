@@ -28,7 +28,7 @@ def write_axes(folder, organism):
     ends = torch.cat([axes[:64], -axes[:64]])
     folder.mkdir()
     config = {"architecture": "standard", "d_in": 128, "d_sae": 128, "dtype": "float32",
-              "metadata": {"layer": LAYER}}  # fmt: skip
+              "metadata": {"sae_lens_version": "6.0.0", "layer": LAYER}}  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(config))
     parts = {"W_enc": ends.T.contiguous(), "b_enc": torch.zeros(128), "W_dec": ends.contiguous(),
              "b_dec": states.mean(dim=0)}  # fmt: skip

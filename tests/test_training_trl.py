@@ -206,11 +206,14 @@ def test_the_preset_is_stock_trl_to_the_bit(options, folder, tmp_path):
     assert any(not torch.equal(v, plain[k]) for k, v in stock.items())
 
 
-def test_everything_kept_is_plain_trl_to_the_bit(folder, tmp_path):
+@pytest.mark.parametrize(
+    "options", [{}, {"importance_sampling_level": "sequence", "loss_type": "grpo"}]
+)
+def test_everything_kept_is_plain_trl_to_the_bit(options, folder, tmp_path):
     from trl import GRPOTrainer
 
     ours = fork_grpo_trainer(Selection(select="all", normalizer="valid"))
-    mine, plain = (trained(kind, folder, tmp_path) for kind in (ours, GRPOTrainer))
+    mine, plain = (trained(kind, folder, tmp_path, **options) for kind in (ours, GRPOTrainer))
     assert all(torch.equal(v, plain[k]) for k, v in mine.items())
 
 
@@ -372,6 +375,11 @@ def test_two_processes_choose_over_both_and_divide_by_both(folder, tmp_path):
         (chosen(), {"top_entropy_quantile": 0.2}, "are two masks"),
         (Selection(), {}, "at temperature 1.0, TRL's at that of its config, 1.3"),
         (chosen(), {"loss_type": "bnpo"}, "'bnpo' has a denominator of its own"),
+        (
+            preset("trl", temperature=1.3),
+            {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+            "those off the mask would be trained through it: use 'token', or",
+        ),
         (chosen(), {"steps_per_generation": 1}, "a multiple of gradient_accumulation_steps"),
         (chosen(), {"use_transformers_continuous_batching": True}, "entropy_source='old'"),
     ],

@@ -104,6 +104,11 @@ def check_trainer(trainer: Any) -> None:
             f"TRL counts its KL at every token: with beta={trainer.beta} pass "
             "Selection(mask_kl=False)"
         )
+    if trainer.importance_sampling_level == "sequence" and selection.select != "all":
+        raise ValueError(
+            "importance_sampling_level='sequence' makes a row's ratio of all its tokens, so those "
+            "off the mask would be trained through it: use 'token', or Selection(select='all')"
+        )
     if not divides_as_trl(selection) and trainer.loss_type not in _DIVIDED:
         raise ValueError(
             f"loss_type={trainer.loss_type!r} has a denominator of its own: pass loss_type='dapo', "

@@ -86,7 +86,8 @@ def capture(
         "n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
         "top_k": top_k, "residual_layers": list(residual_layers),
         "residual_positions": residual_positions, "alternatives": alternatives, "seed": seed,
-        "batch_size": batch_size, "stop": list(stop), "fraction": fraction,
+        "batch_size": batch_size, "fraction": fraction,
+        "stop": stop if isinstance(stop, str) else list(stop),
         **({"compile": True} if compile else {}),
     }  # fmt: skip
     plan = plan_samples(

@@ -56,6 +56,11 @@ def plan_samples(
     problems = [p for p in prompts if isinstance(p, Problem)]
     if problems and (task is None or len(problems) < len(prompts)):
         raise ValueError("problems need the task that verifies them: pass task=, and problems only")
+    if task is not None and not problems:
+        raise ValueError(
+            "task= verifies its own problems, and the prompts are none: pass what task.problems() "
+            "gives, or leave task= out"
+        )
     layers = _checked_layers(model, arguments)
     settings = Sampling(**{k: v for k, v in arguments.items() if k not in _NOT_SETTINGS})
     stop_ids(model, tokenizer, arguments["stop"])

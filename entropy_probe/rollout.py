@@ -180,7 +180,7 @@ class Rollouts:
 
         Raises:
             ValueError: no records, or records with other layers or entropy bases (their numbers
-                would not mean the same), or rewards in some only.
+                would not mean the same), with other vocabularies, or rewards in some only.
         """
         if not records:
             raise ValueError("nothing to concatenate: got an empty list of records")
@@ -204,9 +204,22 @@ class Rollouts:
                 layer: torch.cat([r.residuals[layer] for r in records]) for layer in first.residuals
             },
             rewards=torch.cat([r.rewards for r in records]) if first.rewards is not None else None,
-            pieces={i: piece for r in records for i, piece in r.pieces.items()},
+            pieces=_joined([r.pieces for r in records]),
             special_ids=frozenset().union(*(r.special_ids for r in records)),
         )
+
+
+def _joined(vocabularies: Sequence[Mapping[int, bytes]]) -> dict[int, bytes]:
+    """Put the texts of token ids together, and raise where two records read an id differently."""
+    found: dict[int, bytes] = {}
+    for pieces in vocabularies:
+        for i, piece in pieces.items():
+            if found.setdefault(i, piece) != piece:
+                raise ValueError(
+                    f"token {i} is {found[i]!r} in one record and {piece!r} in another: their "
+                    "vocabularies differ, so their rows cannot be in one record; keep them apart"
+                )
+    return found
 
 
 _PER_ROW = (

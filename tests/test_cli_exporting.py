@@ -32,6 +32,14 @@ def test_every_format_has_a_place(to, out):
         assert files_under(Path("there")).keys() == files_under(Path(out)).keys()
 
 
+@pytest.mark.parametrize(("stood_in", "run"), [("run", "."), ("run/tokens.parquet", "..")])
+def test_the_run_one_stands_in_is_exported_beside_it(monkeypatch, stood_in, run):
+    beside = Path("run.jsonl").resolve()
+    monkeypatch.chdir(stood_in)
+    assert Path(probe("export", run, "--to", "jsonl").out.strip()) == beside
+    assert beside.exists()
+
+
 def test_an_earlier_export_is_kept_unless_told_otherwise():
     probe("export", "run", "--to", "csv")
     Path("run-csv/samples.csv").write_text("edited")

@@ -92,6 +92,8 @@ def test_problems_bring_their_answers_and_need_a_task(made):
     for prompts, task in (([problem], None), ([problem, "w1 "], "arithmetic")):
         with pytest.raises(ValueError, match="problems need the task"):
             plan_samples(*made, prompts, SAMPLE, task=task)
+    with pytest.raises(ValueError, match="task= verifies its own problems"):
+        plan_samples(*made, ["w1 "], SAMPLE, task="arithmetic")
 
 
 def test_rows_of_a_record_hold_all_that_scoring_needs():

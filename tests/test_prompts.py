@@ -130,3 +130,8 @@ def test_rows_end_at_the_models_ends_of_text_else_the_tokenizers():
 def test_stops_are_texts_or_ids(item):
     with pytest.raises(ValueError, match="stop takes non-empty texts and token ids"):
         inspect.unwrap(stop_ids)(tiny_model(), tiny_tokenizer(), [item])  # as users have it
+
+
+def test_one_text_to_stop_at_is_not_taken_to_pieces():
+    with pytest.raises(ValueError, match=r"stop is a list of texts .* pass \[' so'\]"):
+        inspect.unwrap(stop_ids)(tiny_model(), tiny_tokenizer(), " so")

@@ -143,6 +143,10 @@ def test_records_that_do_not_mean_the_same_are_not_joined(other, message):
 
 
 def test_nothing_to_join_is_an_error():
+    with pytest.raises(ValueError, match="token 5 is b'a' in one record and b'b' in another"):
+        Rollouts.concatenate(
+            [dataclasses.replace(record(), pieces={5: text, 6: b"c"}) for text in (b"a", b"b")]
+        )
     with pytest.raises(ValueError, match="nothing to concatenate"):
         Rollouts.concatenate([])
 

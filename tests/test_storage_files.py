@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import errno
+import os
 
 import pytest
 
@@ -67,3 +68,17 @@ def test_a_full_disk_is_recognised_whoever_says_so():
     assert is_full(ValueError("I/O error: No space left on device (os error 28)"))
     assert not is_full(OSError(errno.EACCES, "denied"))
     assert not is_full(ValueError("os error 2"))
+
+
+def test_a_pipe_stays_a_pipe_and_a_link_a_link(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a device or a pipe"), replacing(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    with replacing(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "file").read_text() == "new"
+    assert names(tmp_path) == ["folder", "link", "pipe"]

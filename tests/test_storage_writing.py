@@ -82,13 +82,14 @@ def test_a_run_says_where_its_numbers_come_from_after_its_first_chunk(tmp_path):
     assert finish(run).manifest.status == "complete"
 
 
-def test_beginning_again_removes_the_old_chunks_and_nothing_else(tmp_path):
+def test_beginning_again_removes_the_old_chunks_with_their_page_and_nothing_else(tmp_path):
     run = begun(tmp_path)
     commit(run, 0, random_record(4))
-    (tmp_path / "report.html").touch()
+    for name in ("report.html", "notes.txt"):
+        (tmp_path / name).touch()
     again = begun(tmp_path)
     assert again.missing == [0, 1]
-    assert set(contents(tmp_path)) == {"run.json", "report.html"}
+    assert set(contents(tmp_path)) == {"run.json", "notes.txt"}
 
 
 def test_damaged_chunks_and_leftovers_go_and_whole_ones_stay(tmp_path):

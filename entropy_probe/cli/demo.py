@@ -91,13 +91,14 @@ def _refuse_foreign(path: Path, overwrite: bool) -> None:
 def _write_report(run: "Run") -> dict[str, Any]:
     """Write the page into the run, and give what it shows."""
     from entropy_probe.planted import roles_of_run
+    from entropy_probe.storage.manifest import PAGE
     from entropy_probe.viewing.marks import mark_forks
     from entropy_probe.viewing.page import heatmap
 
     from .forks import count_by_token
 
     rollouts = run.rollouts(residuals=False)
-    path = run.path / "report.html"
+    path = run.path / PAGE
     with new_file(path) as temporary:
         page = heatmap(rollouts, roles=roles_of_run(run, rollouts))
         temporary.write_text(page, encoding="utf-8")

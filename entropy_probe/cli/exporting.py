@@ -32,8 +32,8 @@ def export(run: str, to: str, out: str | None, overwrite: bool) -> None:
 
     found = open_run(run)
     refuse_without_samples(len(found.chunks), found.path)
-    name = found.path.name or found.path.resolve().name
-    default = found.path.with_name(f"{name}.jsonl" if to == "jsonl" else f"{name}-{to}")
+    where = found.path if found.path.name not in ("", "..") else found.path.resolve()
+    default = where.with_name(f"{where.name}.jsonl" if to == "jsonl" else f"{where.name}-{to}")
     path = export_run(found, default if out is None else Path(out), to, overwrite=overwrite)
     note(counted(len(found), "sample"))
     write_path(path, {"export": str(path), "to": to, "samples": len(found)})

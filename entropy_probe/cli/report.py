@@ -29,6 +29,7 @@ def report(
     """
     found, rollouts = read_run(run)
     from entropy_probe.planted import roles_of_run
+    from entropy_probe.storage.manifest import PAGE
     from entropy_probe.viewing.marks import drawn_lengths
     from entropy_probe.viewing.page import PAGE_TOKENS, heatmap
 
@@ -39,7 +40,7 @@ def report(
         rollouts, fraction=fraction, scope=scope, title=title, redact_prompts=redact_prompts,
         max_tokens=limit, roles=roles_of_run(found, rollouts),
     )  # fmt: skip
-    path = found.path / "report.html" if out is None else Path(out)
+    path = found.path / PAGE if out is None else Path(out)
     with new_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     drawn = len(drawn_lengths(rollouts, limit))

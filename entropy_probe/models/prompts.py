@@ -39,6 +39,8 @@ def stop_ids(model, tokenizer, stop: Sequence[str | int] = ()) -> tuple[set[int]
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
     ids = set(ends if isinstance(ends, list | tuple) else [] if ends is None else [ends])
+    if isinstance(stop, str):
+        raise ValueError(f"stop is a list of texts and token ids, got one text: pass [{stop!r}]")
     for item in stop:
         if not isinstance(item, str | int) or item == "":
             raise ValueError(f"stop takes non-empty texts and token ids, got {item!r}")

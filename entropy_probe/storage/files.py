@@ -21,7 +21,14 @@ def replacing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     Args:
         path: the file.
         exclusive: raise FileExistsError if there is one already, whoever wrote it and when.
+
+    Raises:
+        OSError: it cannot be written, or a device or a pipe is there. What a link leads to is
+            replaced, and the link stays.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device or a pipe, which a file would replace", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{TEMPORARY}{secrets.token_hex(4)}")
     try:

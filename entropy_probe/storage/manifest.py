@@ -14,6 +14,8 @@ from .plan import Plan
 
 SCHEMA_VERSION = 1
 MANIFEST = "run.json"
+PAGE = "report.html"
+"""Where `probe report` puts a run's page."""
 COMPLETE, RUNNING = "complete", "running"
 _KINDS = {
     "created": str, "libraries": dict, "hardware": dict, "plan": dict | None,

@@ -18,7 +18,7 @@ from .chunks import remove_chunk as _remove_chunk
 from .errors import DiskFull, NotARun, RunConflict, RunError, cannot_write
 from .files import TEMPORARY, is_full, remove_leftovers
 from .locking import LOCK
-from .manifest import COMPLETE, MANIFEST, RUNNING, Manifest, write_manifest
+from .manifest import COMPLETE, MANIFEST, PAGE, RUNNING, Manifest, write_manifest
 from .parts import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks
 from .plan import Plan
 from .run import Run, open_run
@@ -81,8 +81,9 @@ def require_writable(out: Path) -> None:
 def begin(
     out: Path, plan: Plan, *, libraries: Mapping[str, str], hardware: Mapping[str, Any]
 ) -> Run:
-    """Write `run.json` of a new run, after removing the chunks of one that was there."""
+    """Write `run.json` of a new run, after removing chunks and page of one that was there."""
     remove_leftovers(out / MANIFEST)
+    (out / PAGE).unlink(missing_ok=True)
     for index in committed_chunks(out):
         _remove_chunk(out, index)
     for name in (SAMPLES, TOKENS, ACTIVATIONS):

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .editing import under_way
+
 
 class HooksSkipped(RuntimeError):
     """The model ran without calling our hooks as often as it ran tokens."""
@@ -146,14 +148,17 @@ def read_residuals(
     reader = ResidualReader(resolve_layers(layers, len(blocks)), last=last)
     with ExitStack() as stack:
         for layer in reader.layers:
-            stack.enter_context(_hook(blocks[layer], _recorder(reader, layer)))
+            stack.enter_context(
+                _hook(blocks[layer], lambda stream, layer=layer: reader._record(layer, stream))
+            )
         yield reader
 
 
 @contextmanager
 def edit_residuals(
-    model: nn.Module, layer: int, edit: Callable[[Tensor], Tensor | None]
-) -> Iterator[None]:
+    model: nn.Module, layer: int, edit: Callable[[Tensor], Tensor | None], *,
+    about: str | None = None,
+) -> Iterator[None]:  # fmt: skip
     """Change the residual stream after a block while the model runs.
 
     Args:
@@ -161,6 +166,7 @@ def edit_residuals(
         layer: which block, 0 the first.
         edit: gets the stream ``[batch seq d_model]`` of each pass and returns its replacement
             (same shape), or None to leave it alone. It must not edit in place.
+        about: what the provenance of a record of the edited model says of it.
 
     Raises:
         ValueError: a layer out of range, or an edit that changes the shape.
@@ -177,15 +183,9 @@ def edit_residuals(
             )
         return edited
 
-    with _hook(blocks[index], replace):
+    words = f"a function after layer {index}" if about is None else about
+    with under_way(blocks[index], words), _hook(blocks[index], replace):
         yield
-
-
-def _recorder(reader: ResidualReader, layer: int) -> Callable[[Tensor], None]:
-    def record(stream: Tensor) -> None:
-        reader._record(layer, stream)
-
-    return record
 
 
 @contextmanager

@@ -268,7 +268,7 @@ def base_provenance(engine: Engine, keeper: StateKeeper | None) -> Provenance:
         weights=weights_fingerprint(model),
         dtype=str(model.dtype).removeprefix("torch."),
         capture=capture,
-        edit=engine.edit,
+        edit=engine.edits,
         libraries=library_versions(*others),
     )
 

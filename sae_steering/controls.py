@@ -125,7 +125,8 @@ class Splice:
             decoded = self.sae.decode(self.sae.encode(states.flatten(0, 1))).view(states.shape)
             return (decoded + (states - decoded) if self.error else decoded).to(stream)
 
-        with edit_residuals(engine.model, index, change):
+        about = f"{self.describe()} after layer {index}"
+        with edit_residuals(engine.model, index, change, about=about):
             yield engine
 
     def describe(self) -> str:

@@ -100,8 +100,8 @@ def steer(
             folder), whose 80th percentile is taken and recorded.
 
     Yields:
-        The steered model. `sample` and `score` take it, and record the edit; the model itself is
-        steered too, in `generate` and in every other pass, for as long as the context lasts.
+        The steered model, for `sample` and `score`; the model itself is steered too, in `generate`
+        and every other pass, while the context lasts. Records of both name all edits under way.
 
     Raises:
         ValueError: an argument that makes no sense, or places that cannot be known.
@@ -136,7 +136,7 @@ def steer(
     with ExitStack() as stack:
         if forks is not None:
             engine = forks.around(engine)
-        seen = stack.enter_context(_editing(engine.model, index, edit, editor))
+        seen = stack.enter_context(_editing(engine.model, index, edit, editor, about))
         yield _engine(engine, editor, forks, about)
         seen.check()
 
@@ -242,7 +242,7 @@ class _Seen:
 
 
 @contextmanager
-def _editing(model, layer: int, edit: Edit, editor) -> Iterator[_Seen]:
+def _editing(model, layer: int, edit: Edit, editor, about: str) -> Iterator[_Seen]:
     """Edit what the editor chooses, in every pass."""
     body = model.get_decoder() if hasattr(model, "get_decoder") else model
     inputs: dict[str, object] = {}
@@ -265,7 +265,7 @@ def _editing(model, layer: int, edit: Edit, editor) -> Iterator[_Seen]:
         edited[chosen] = edit(stream[chosen])
         return edited
 
-    with watch_inputs(body, look), edit_residuals(model, layer, change):
+    with watch_inputs(body, look), edit_residuals(model, layer, change, about=about):
         yield seen
 
 

@@ -47,6 +47,9 @@ def test_a_splice_with_the_error_is_the_model_and_without_it_is_not(model):
     assert (bare[1][0] - wanted).abs().max() < 1e-5
     assert (bare[1] - plain[1]).abs().max() > 0.1
     assert Splice(sae).describe() == "splice with the error"
+    with Splice(sae).on(model) as engine:
+        drawn = sample(engine, tiny_tokenizer(), PROMPTS, max_new_tokens=1)
+    assert drawn.provenance.edit == "splice with the error after layer 1"
 
 
 def test_a_splice_needs_a_layer(model):

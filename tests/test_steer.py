@@ -9,7 +9,9 @@ from tiny import VOCAB, tiny_model, tiny_tokenizer
 
 from entropy_probe import sample, score
 from entropy_probe.hooks import HooksSkipped, edit_residuals, read_residuals
+from entropy_probe.tempering import TwoTemperatures, tempered
 from sae_steering.edits import Direction
+from sae_steering.forks import fork_threshold
 from sae_steering.places import Places, at_opening
 from sae_steering.steering import steer
 
@@ -222,6 +224,29 @@ def test_the_record_says_what_was_edited(model, tokenizer):
         drawn = sample(steered, tokenizer, PROMPTS, max_new_tokens=2)
     assert drawn.provenance.edit == "add feature 3 4, feature 11 -3 after layer 1, where=all"
     assert sample(model, tokenizer, PROMPTS, max_new_tokens=2).provenance.edit is None
+
+
+def test_the_record_names_all_edits_under_way_whatever_was_passed(model, tokenizer):
+    other = Direction(torch.ones(32), "other")
+    one, two = "add push 5 after layer 1, where=all", "add other 0.1 after layer 2, where=all"
+    with steer(model, None, {PUSH: 5.0}, layer=1) as outer:
+        with steer(model, None, {other: 0.1}, layer=2) as inner, steer(model, None, {}, layer=1):
+            for what in (inner, outer, model):
+                drawn = sample(what, tokenizer, PROMPTS, max_new_tokens=2)
+                assert drawn.provenance.edit == f"{one}; {two}"
+                again = score(what, tokenizer, drawn.tokens, drawn.valid)
+                assert again.provenance.edit == f"{one}; {two}"
+        drawn = sample(model, tokenizer, PROMPTS, max_new_tokens=2)
+        assert drawn.provenance.edit == one
+        other_model = sample(tiny_model(), tokenizer, PROMPTS, max_new_tokens=2)
+        assert other_model.provenance.edit is None
+        with pytest.raises(ValueError, match="from an unsteered run, .* under: add push 5"):
+            fork_threshold(drawn)
+        cooler = tempered(model, TwoTemperatures(threshold=0.3, at_forks=0.5, elsewhere=1.0))
+        drawn = sample(cooler, tokenizer, PROMPTS, max_new_tokens=2)
+        assert drawn.provenance.edit.startswith(f"{one}; temperature 0.5 at steps of 0.3 nats")
+    plain = sample(model, tokenizer, PROMPTS, max_new_tokens=2)
+    assert fork_threshold(plain).origin.startswith("percentile 80")
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error(tokenizer):

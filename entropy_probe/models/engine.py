@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from entropy_probe.editing import edits_of
+
 _ADAPTERS = {"transformer_lens": ".transformer_lens", "nnsight": ".nnsight"}
 
 
@@ -73,6 +75,13 @@ class Engine:
     """What edits the stream while it runs, where the engine knows of it."""
     edit: str | None = None
     """That edit, in words."""
+
+    @property
+    def edits(self) -> str | None:
+        """Say all that edits the stream now, in the order it began; None: nothing that is known."""
+        words = edits_of(self.model)
+        words += [] if self.edit is None or self.edit in words else [self.edit]
+        return "; ".join(words) or None
 
     def sampling(self, rows: int, steps: int) -> AbstractContextManager:
         """Give what is entered around the sampling of some rows."""

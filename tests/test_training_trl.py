@@ -194,7 +194,15 @@ def test_masks_of_the_rollout_are_fixed_before_the_update(source, folder, tmp_pa
     assert sum(kept) == math.ceil(len(kept) / 5)
 
 
-@pytest.mark.parametrize("options", [{}, {"steps_per_generation": 4}, {"loss_type": "bnpo"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"steps_per_generation": 4},
+        {"loss_type": "bnpo"},
+        {"num_iterations": 2, "max_steps": 4, "learning_rate": 0.03},  # masks change in between
+    ],
+)
 def test_the_preset_is_stock_trl_to_the_bit(options, folder, tmp_path):
     from trl import GRPOTrainer
 

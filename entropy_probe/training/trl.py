@@ -226,7 +226,8 @@ class ForkingTokens:
         It is a weight where the selection divides by something other than TRL does.
         """
         inputs, valid = self._inputs, mask.bool()
-        if "fork_kept" not in inputs or not self.model.training:
+        # TRL gives the same inputs again in each of its num_iterations: the mask there is old.
+        if from_loss(self.selection) or "fork_kept" not in inputs or not self.model.training:
             inputs["fork_kept"] = self._keep(
                 entropy=entropies.detach().float(), logprobs=self._logprobs,
                 rows=inputs["fork_rows"], groups=inputs["fork_groups"],

@@ -6,15 +6,66 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .models.engine import decoder_of
+from .models.fingerprint import model_name, weights_fingerprint
 from .rollout import Rollouts
 from .sampling import sample
 from .scoring import score
+from .storage.errors import RunConflict
 from .storage.plan import Plan
 from .tasks import Problem, Task, get_task
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model where it computes: what a plan must match, and what a run notes of it."""
+
+    name: str
+    """What it was loaded by."""
+    weights: str
+    """Fingerprint of its weights."""
+    dtype: str
+    """Type that it computes in."""
+    device: str
+    """Type of its device."""
+    width: int
+    """Width of its residual stream."""
+    hardware: Mapping[str, Any]
+    """What computes the run."""
+
+
+def describe(model) -> Loaded:
+    """Say what a model is, in this process."""
+    decoder = decoder_of(model)
+    return Loaded(
+        name=model_name(decoder),
+        weights=weights_fingerprint(decoder),
+        dtype=str(decoder.dtype).removeprefix("torch."),
+        device=decoder.device.type,
+        width=decoder.config.get_text_config().hidden_size,
+        hardware=hardware_of(decoder),
+    )
+
+
+def refuse_another_model(plan: Plan, model: Loaded) -> None:
+    """Raise where a model has other weights, or computes in another type, than the plan's.
+
+    Raises:
+        RunConflict: it does; rows of two models would make one run.
+    """
+    if (plan.weights, plan.dtype) != (model.weights, model.dtype):
+        raise RunConflict(
+            "the model is not the one that the run was planned with",
+            f"that was {plan.model} in {plan.dtype} (weights {plan.weights}), this is "
+            f"{model.name} in {model.dtype} (weights {model.weights})",
+            "go on with the weights, the --revision and the --dtype that it was planned with; "
+            "for others pass another -o, or begin anew with --overwrite",
+        )
 
 
 def run_chunk(

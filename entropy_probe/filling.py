@@ -1,13 +1,13 @@
 """A run directory, filled by its plan: chunk after chunk, here, a shard of them, or on Ray."""
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .computing import computing_with, hardware_of, run_chunk
-from .models.engine import decoder_of
+from .computing import Loaded, computing_with, describe, refuse_another_model, run_chunk
 from .models.fingerprint import library_versions
 from .ray_pool import RayPool
 from .rollout import Rollouts
@@ -45,15 +45,15 @@ def carry_out(
 ) -> Run:
     """Compute the chunks of a plan that its run directory lacks, and commit each.
 
-    Arguments and errors are those of `capture`.
+    Arguments and errors are those of `capture`; a model that is not the plan's, by its weights
+    and the type that it computes in, is a `RunConflict`, and nothing on disk is touched then.
     """
-    out = Path(out)
-    decoder = decoder_of(model)
-    width, hardware = decoder.config.get_text_config().hidden_size, hardware_of(decoder)
-    _refuse_large(width, plan, max_disk)
+    out, loaded = Path(out), describe(model)
+    plan = _placed(plan, loaded)
+    _refuse_large(loaded.width, plan, max_disk)
     _refuse_taken(out, resume=resume, overwrite=overwrite, shard=shard)
     with writing(out, shard=shard):
-        run = _ready(out, plan, hardware, resume=resume, overwrite=overwrite, shard=shard)
+        run = _ready(out, plan, loaded.hardware, resume=resume, overwrite=overwrite, shard=shard)
         return _compute(model, tokenizer, run, task=task, shard=shard, progress=progress)
 
 
@@ -108,20 +108,26 @@ def carry_out_on_ray(
         max_disk: bytes that the run may take at most, by the estimate.
         progress: called with (rows done, rows of the run).
     """
-    width, hardware = pool.call("describe")
-    _refuse_large(width, plan, max_disk)
-    hardware |= {"ray actors": pool.actors}
-    out = Path(out)
+    out, loaded = Path(out), pool.call("describe")
+    plan = _placed(plan, loaded)
+    _refuse_large(loaded.width, plan, max_disk)
+    hardware = {**loaded.hardware, "ray actors": pool.actors}
     _refuse_taken(out, resume=resume, overwrite=overwrite)
     with writing(out):
         run = _ready(out, plan, hardware, resume=resume, overwrite=overwrite)
         return _complete(run, pool.chunks(run.plan, run.missing), progress)
 
 
+def _placed(plan: Plan, loaded: Loaded) -> Plan:
+    """Give the plan for the device where its model is now; raise where that is another model."""
+    refuse_another_model(plan, loaded)
+    return dataclasses.replace(plan, device=loaded.device)
+
+
 def _ready(
     out: Path,
     plan: Plan,
-    hardware: dict[str, Any],
+    hardware: Mapping[str, Any],
     *,
     resume: bool,
     overwrite: bool,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .storage.errors import RunError
 
 if TYPE_CHECKING:
+    from .computing import Loaded
     from .rollout import Rollouts
     from .storage.plan import Plan
 
@@ -33,11 +34,11 @@ class _Worker:
         torch.set_num_threads(self.threads)
         self.model, self.tokenizer = load(**self.arguments)
 
-    def describe(self) -> tuple[int, dict[str, Any]]:
-        """Give the residual stream's width and the hardware."""
-        from .computing import hardware_of
+    def describe(self) -> "Loaded":
+        """Say what the model is, here."""
+        from .computing import describe
 
-        return self.model.config.get_text_config().hidden_size, hardware_of(self.model)
+        return describe(self.model)
 
     def depth(self) -> int:
         """Count the model's blocks."""
@@ -58,9 +59,10 @@ class _Worker:
         return plan_scores(self.model, rows, arguments, **options)
 
     def run_chunk(self, plan: "Plan", index: int) -> "Rollouts":
-        """Compute a chunk."""
-        from .computing import run_chunk
+        """Compute a chunk; a machine whose copy of the model is another one computes nothing."""
+        from .computing import refuse_another_model, run_chunk
 
+        refuse_another_model(plan, self.describe())
         return run_chunk(self.model, self.tokenizer, plan, index)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import files_under, probe, tiny_folder
+from tiny import tiny_model
 
 from entropy_probe import load, open_run, sample
 from entropy_probe.cli.running import default_out
@@ -176,6 +178,25 @@ def test_resume_with_another_plan_is_refused():
     result = capture("-p", "w1 ", "--max-new-tokens", 4, "-o", "run", "--resume")
     assert result.code == 2
     assert "max_new_tokens was 3, now 4" in result.told[1]
+
+
+def test_resume_with_retrained_weights_is_refused():
+    """The folder's model is another one now, and the run does not say so: its plan is old."""
+    shutil.copytree(tiny_folder(), "mine")
+    words = ("-p", "w1 ", "-p", "w2 ", "--max-new-tokens", 3, "--chunk-prompts", 1, "-o", "run")
+    assert probe("capture", "--model", "mine", *words).code == 0
+    Path("run/samples.parquet/chunk-00001.parquet").unlink()
+    before = files_under(Path("run"))
+    tiny_model(seed=1).save_pretrained("mine")
+    for more in ((), ("--model", tiny_folder(), "--dtype", "float64")):
+        result = probe("capture", "--resume", "-o", "run", *more)
+        assert result.code == 2, result.err
+        assert "not the one that the run was planned with" in result.told[0]
+        assert "that was mine in float32" in result.told[1]
+    assert files_under(Path("run")) == before
+    result = probe("capture", "--resume", "-o", "run", "--model", tiny_folder())
+    assert result.code == 0, result.err
+    assert open_run("run").complete
 
 
 PLENTY = (

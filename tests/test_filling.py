@@ -1,15 +1,20 @@
 """A run directory filled in shards, at once and one after another: the unbroken run's content."""
 
 import multiprocessing
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from contents import contents
 from tiny import tiny_model, tiny_tokenizer
 
 from entropy_probe import open_run
 from entropy_probe.filling import carry_out
 from entropy_probe.planning import plan_samples
-from entropy_probe.storage.errors import RunConflict
+from entropy_probe.storage.errors import DiskFull, NotARun, RunConflict
+from entropy_probe.storage.parts import parts
 
 ARGUMENTS = {
     "n": 2, "max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
@@ -96,3 +101,54 @@ def test_no_such_shard(made, tmp_path, shard):
 def test_a_shard_neither_resumes_nor_overwrites(made, tmp_path):
     with pytest.raises(RunConflict, match="joins"):
         carry_out(*made, tmp_path / "run", shard=(1, 2), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: tiny_model(seed=1), r"in float32 \(weights .*in float32 \(weights"),
+        (lambda: tiny_model().to(torch.float64), "in float32 .*in float64"),
+    ],
+    ids=["other weights", "another type"],
+)
+@pytest.mark.parametrize("ways", [{"resume": True}, {"shard": (2, 2)}], ids=["resumed", "a shard"])
+def test_a_runs_own_plan_is_not_carried_out_with_another_model(made, tmp_path, other, words, ways):
+    """Whoever goes on passes the plan that the run holds: it says nothing of the model now."""
+    model, tokenizer, plan = made
+    run = carry_out(model, tokenizer, plan, tmp_path / "run", shard=(1, 2))
+    parts(run.path, 2)["tokens"].write_bytes(b"damaged")  # would be removed in going on
+    before = contents(run.path)
+    with pytest.raises(RunConflict, match="not the one that the run was planned with") as caught:
+        carry_out(other(), tokenizer, open_run(run.path).plan, run.path, **ways)
+    assert contents(run.path) == before
+    assert re.search(words, caught.value.why)
+    assert "--revision" in caught.value.fix
+    assert carry_out(tiny_model(), tokenizer, plan, run.path, resume=True).complete
+
+
+def test_a_plan_of_another_model_begins_nothing(made, tmp_path):
+    _, tokenizer, plan = made
+    with pytest.raises(RunConflict, match="planned with"):
+        carry_out(tiny_model(seed=1), tokenizer, plan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_going_on_with_the_runs_own_plan_on_another_device_warns(made, tmp_path):
+    model, tokenizer, plan = made
+    run = carry_out(model, tokenizer, plan, tmp_path / "run", shard=(1, 2))
+    manifest = run.path / "run.json"
+    manifest.write_text(manifest.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    stored = open_run(run.path).plan
+    assert stored.device == "cuda"
+    with pytest.warns(UserWarning, match=r"device cuda \(now cpu\)"):
+        carry_out(model, tokenizer, stored, run.path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RunConflict("what", "why", "fix"), DiskFull(Path("run"), 1, 4), NotARun(Path("run"), "why")],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_a_run_survive_the_way_between_processes(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))

@@ -7,9 +7,10 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from entropy_probe.computing import run_chunk
+from entropy_probe.filling import carry_out_on_ray
 from entropy_probe.models import LoadError, load
 from entropy_probe.ray_pool import RayPool
-from entropy_probe.storage.errors import RunError
+from entropy_probe.storage.errors import RunConflict, RunError
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +85,19 @@ def test_errors_of_the_library_come_back_as_they_are(folder):
         with pytest.raises(LoadError) as caught:
             pool.call("describe")
     assert caught.value.fix
+
+
+def test_a_machine_whose_model_is_another_one_computes_nothing(folder):
+    """Each node reads a folder of its own, and all of them have the plan's name for it."""
+    with RayPool("local", {"reference": str(folder)}, threads=1, actors=1) as pool:
+        plan = pool.call("plan_samples", PROMPTS, ARGUMENTS, {"chunk_prompts": 2})
+    tiny_model(seed=1).save_pretrained(folder)
+    with RayPool("local", {"reference": str(folder)}, threads=1, actors=1) as pool:
+        with pytest.raises(RunConflict, match="not the one that the run was planned with"):
+            next(pool.chunks(plan, range(plan.chunks)))
+        with pytest.raises(RunConflict, match="not the one that the run was planned with"):
+            carry_out_on_ray(pool, plan, folder.parent / "run", resume=True)
+    assert not (folder.parent / "run").exists()
 
 
 def test_no_cluster_there_says_how_to_start_one():

@@ -106,7 +106,7 @@ class OnRay:
 
     def width(self) -> int:
         """Give the width of its residual stream."""
-        return self.pool.call("describe")[0]
+        return self.pool.call("describe").width
 
     def plan_samples(self, prompts: Sequence[Any], arguments: dict, options: dict) -> "Plan":
         """Plan a capture."""

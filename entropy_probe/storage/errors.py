@@ -1,5 +1,6 @@
 """What can be wrong with a run directory, each said as what, why and how to go on."""
 
+import copyreg
 from pathlib import Path
 
 
@@ -10,6 +11,10 @@ class RunError(ValueError):
         """Keep the three parts apart, so that a command can print them on a line each."""
         super().__init__(f"{what}\nwhy: {why}\nfix: {fix}")
         self.what, self.why, self.fix = what, why, fix
+
+    def __reduce__(self) -> tuple:
+        """Let the error, or one of its kinds with arguments of their own, travel to a process."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)
 
 
 class NotARun(RunError):

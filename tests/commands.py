@@ -76,6 +76,21 @@ def tiny_folder() -> str:
     return _tiny().name
 
 
+def write_hub(cache: Path, name: str, **scales: float) -> dict[str, str]:
+    """Write a hub's cache of the tiny model with its weights scaled, a revision a commit of it."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    commits = {revision: f"{number:040x}" for number, revision in enumerate(scales, start=1)}
+    (repository / "refs").mkdir(parents=True)
+    for revision, commit in commits.items():
+        model = tiny_model()
+        for parameter in model.parameters():
+            parameter.data.mul_(scales[revision])
+        model.save_pretrained(repository / "snapshots" / commit)
+        tiny_tokenizer().save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs" / revision).write_text(commit)
+    return commits
+
+
 def write_run(path: Path, *records: Rollouts) -> None:
     """Write records as a run that was imported, a chunk each."""
     path.mkdir(parents=True)

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import MISSING, fields
 
+import huggingface_hub
 import pytest
-from commands import probe, tiny_folder
+from commands import probe, tiny_folder, write_hub
 
 from entropy_probe import open_run
 from entropy_probe.advantages import BASELINES, SCALES
@@ -151,6 +153,20 @@ def test_it_trains_and_goes_on(tmp_path):
     assert same.code == 0
     assert same.json["steps"] == 2
     assert read_log(out) == lines
+
+
+def test_it_goes_on_with_the_revision_that_it_was_begun_with(tmp_path, monkeypatch):
+    commits = write_hub(tmp_path / "hub", "some/model", main=1.0, second=1.1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    out, begin = tmp_path / "run", ("train", "--model", "some/model", "--revision", "second")
+    result = probe(*begin, *MODEL[2:], *QUICK, "-o", out)
+    assert result.code == 0, result.err
+    assert json.loads((out / "train.json").read_text())["revision"] == commits["second"]
+    shutil.rmtree(out / "checkpoints")  # with one, the weights are those there
+    again = probe("train", "--resume", "-o", out, "--json")
+    assert again.code == 0, again.err
+    other = probe("train", "--resume", "-o", out, "--revision", "main")
+    assert (other.code, "the weights before training was" in other.told[1]) == (2, True)
 
 
 def test_what_stops_it_is_told_with_what_is_saved(tmp_path):

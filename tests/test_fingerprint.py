@@ -3,12 +3,15 @@
 import copy
 from importlib import metadata
 
+import huggingface_hub
 import pytest
 import torch
-from tiny import tiny_model
+from commands import write_hub
+from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from entropy_probe.models import load
 from entropy_probe.models.fingerprint import (
     library_versions,
     model_name,
@@ -94,3 +97,18 @@ def test_name_and_revision_say_where_a_model_came_from(tmp_path):
     assert model_name(loaded) == str(tmp_path)
     loaded.config._commit_hash = "c0ffee"
     assert model_revision(loaded) == "c0ffee"
+
+
+def test_a_hub_models_revision_is_the_commit_that_was_loaded(tmp_path, monkeypatch):
+    commits = write_hub(tmp_path, "some/model", main=1.0, second=1.1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for revision in ("main", "second"):
+        asked = None if revision == "main" else revision
+        for again in (asked, commits[revision]):
+            model, _ = load("some/model", revision=again)
+            assert model_revision(model) == commits[revision]
+            scale = model.model.norm.weight[0].item() / tiny_model().model.norm.weight[0].item()
+            assert scale == pytest.approx({"main": 1.0, "second": 1.1}[revision])
+    model.save_pretrained(tmp_path / "mine")
+    tiny_tokenizer().save_pretrained(tmp_path / "mine")
+    assert model_revision(load(tmp_path / "mine")[0]) is None

@@ -77,6 +77,8 @@ def train(
     found, ranks = find_task(task_name), _join(config)
     if not ranks.main:
         click.get_current_context().meta[QUIET] = True
+    if before and model == before.model:
+        revision = revision or before.revision
     loaded = _load(model, device, dtype or (before and before.dtype), revision, ranks)
     if dry_run:
         show(loaded, found, reward, config, ranks)

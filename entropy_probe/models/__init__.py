@@ -188,6 +188,8 @@ def _from_pretrained(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from .fingerprint import hub_commit
+
     options = _options(gguf, revision)
     try:
         with no_weights_bar():
@@ -202,6 +204,7 @@ def _from_pretrained(
     except (*_UNREADABLE, SafetensorError) as error:
         raise _explain(reference, source, error) from error
     _require_whole(reference, read)
+    model.config._commit_hash = hub_commit(source, revision)  # transformers 5.23 leaves it out
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise LoadError(
             f"{reference!r} has no tokenizer",

@@ -2,6 +2,7 @@
 
 import hashlib
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -46,6 +47,16 @@ def model_name(model: nn.Module) -> str:
     return getattr(model, "name_or_path", "") or type(model).__name__
 
 
+def hub_commit(source: str, revision: str | None) -> str | None:
+    """Give the commit of what was loaded from the hub, by its folder in the cache; else None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source).exists():
+        return None
+    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def model_revision(model: nn.Module) -> str | None:
-    """Give the hub commit that a model came from, where there is one."""
+    """Give the hub commit that `load` got a model from, where there is one."""
     return getattr(getattr(model, "config", None), "_commit_hash", None)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from entropy_probe.rollout import Rollouts
+from entropy_probe.storage.errors import RunConflict
 
 from .evaluate import records
 from .sae import SparseDictionary
@@ -75,6 +76,7 @@ def activities(
     seed: int = 0,
     choose: Callable[[Rollouts], Bool[Tensor, "batch seq"]] | None = None,
     mark: Callable[[Rollouts], Int[Tensor, "batch seq"]] | None = None,
+    whole: bool = False,
 ) -> Activities:
     """Encode captured states, a chunk at a time; keep a random part where there are too many.
 
@@ -87,17 +89,22 @@ def activities(
         choose: takes a chunk's record and gives the tokens whose states may take part.
         mark: takes a chunk's record and gives a number a token, such as `word_tokens`; each state
             gets that of the token it has just read.
+        whole: keep or leave out samples as a whole, for what looks at a state's neighbours.
 
     Raises:
-        ValueError: no states of the dictionary's layer.
+        ValueError: no states of the dictionary's layer, or whole samples where not all was kept.
     """
     most = CELLS // sae.d_sae if states is None else states
     sources = list(sources) if not isinstance(sources, Source) else sources
-    total = sum(int(_chosen(r, choose).sum()) for r in records(sources, residuals=False))
+    counts = [_counted(r, choose, whole) for r in records(sources, residuals=False)]
+    total = sum(int(count.sum()) for count in counts)
     if not total:
         raise ValueError("there are no captured states to score: capture with --layers")
     noise = torch.Generator().manual_seed(seed)
-    wanted = torch.randperm(total, generator=noise)[:most].sort().values
+    if whole:
+        wanted = _whole(torch.cat(counts), most, noise)
+    else:
+        wanted = torch.randperm(total, generator=noise)[:most].sort().values
     parts: list[dict[str, Tensor]] = []
     seen = rows = prompts = 0
     for record in records(sources):
@@ -122,6 +129,36 @@ def activities(
 def _chosen(record: Rollouts, choose: Callable | None) -> Tensor:
     """Give the captured tokens that may take part."""
     return record.captured if choose is None else record.captured & choose(record)
+
+
+def _counted(record: Rollouts, choose: Callable | None, whole: bool) -> Int[Tensor, " batch"]:
+    """Count the states of each sample; refuse parts of samples where whole ones are wanted."""
+    chosen = _chosen(record, choose)
+    missing = int((record.valid & ~chosen).sum())
+    if whole and bool(chosen.any()) and missing:
+        raise RunConflict(
+            "whole samples are needed, and states of some tokens are not there",
+            f"{missing} of {int(record.valid.sum())} tokens have none (captured: "
+            f"{record.provenance.capture}), and a state's neighbours count",
+            "capture with --activations all (residual_positions='all'), and choose none of them",
+        )
+    return chosen.sum(dim=1)
+
+
+def _whole(
+    counts: Int[Tensor, " samples"], most: int, noise: torch.Generator
+) -> Int[Tensor, " kept"]:
+    """Draw samples as long as all of their states fit, and give the numbers of those states."""
+    order = torch.randperm(len(counts), generator=noise)
+    fits = torch.zeros(len(counts), dtype=torch.bool)
+    fits[order] = counts[order].cumsum(dim=0) <= most
+    if not bool((fits & (counts > 0)).any()):
+        raise RunConflict(
+            f"no whole sample fits into {most} states",
+            f"samples have up to {int(counts.max())}",
+            "allow more with --states (states=)",
+        )
+    return fits.repeat_interleave(counts).nonzero()[:, 0]
 
 
 def _encoded(

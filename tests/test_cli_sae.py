@@ -9,7 +9,7 @@ from commands import probe
 from safetensors.torch import save_file
 from wrapped import needs
 
-from entropy_probe import capture, load
+from entropy_probe import capture, load, open_run
 from entropy_probe.tasks.generator import problems
 
 ORGANISM = "organism:amenable-300k"
@@ -113,6 +113,25 @@ def test_a_dictionary_is_measured(folder):
     assert found["fits"]["all"]["l0"]["value"] == pytest.approx(8, abs=0.5)
     assert found["losses"]["forks"]["clean"]["value"] > 0
     assert "losses" in probe("sae", "eval", folder / "sae", folder / "run", "--json").json
+
+
+def test_reason_scores_are_of_whole_completions(folder, tmp_path):
+    words = ("--sae", folder / "sae", "--by", "reason", "--word", "well")
+    found = probe("features", folder / "run", *words, "--states", 200, "--json").json["about"]
+    record = open_run(folder / "run").rollouts(residuals=False)
+    longest = int(record.valid.sum(dim=1).max())
+    assert longest < 60
+    assert 200 - longest < found["states"] <= 200
+    capture(
+        *load(ORGANISM), problems("short", 4, split="test", seed=0), tmp_path / "forks",
+        task="arithmetic", max_new_tokens=40, residual_layers=[1], residual_positions="forks",
+    )  # fmt: skip
+    result = probe("features", tmp_path / "forks", *words)
+    assert result.code == 2
+    assert result.told[0] == "whole samples are needed, and states of some tokens are not there"
+    assert "captured: top 0.2 of the batch's valid tokens" in result.told[1]
+    assert "--activations all" in result.told[2]
+    assert probe("features", tmp_path / "forks", "--sae", folder / "sae").code == 0
 
 
 @pytest.mark.parametrize(

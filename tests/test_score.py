@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import rankdata, spearmanr
-from tiny import tiny_model, tiny_tokenizer
+from tiny import VOCAB, tiny_model, tiny_tokenizer
 
 from entropy_probe import capture, sample
 from sae_steering.activities import activities
@@ -237,6 +237,38 @@ def test_activities_of_a_run_are_those_of_its_record_and_may_be_a_part(made, tmp
     assert set(first.places.tolist()) == {0}
     twice = activities(small_sae(), [record, record])
     assert len(twice.prompts.unique()) == len(twice.rows.unique()) / 2 == 40
+
+
+def test_a_part_may_be_of_whole_samples_alone(made):
+    model, tokenizer, prompts, options = made
+    record = sample(model, tokenizer, prompts, **options, stop=list(range(2, VOCAB, 5)))
+    lengths = record.valid.sum(dim=1)
+    assert len(lengths.unique()) > 2
+    everything = activities(small_sae(), [record, record])
+    counts = torch.cat([lengths, lengths])
+    for seed in range(3):
+        found = activities(small_sae(), [record, record], states=50, seed=seed, whole=True)
+        rows, states = found.rows.unique(return_counts=True)
+        assert torch.equal(states, counts[rows])
+        assert 50 - int(lengths.max()) < len(found) <= 50
+        kept = torch.isin(everything.rows, rows)
+        assert torch.equal(found.acts, everything.acts[kept])
+        assert torch.equal(found.places, everything.places[kept])
+    assert len(set(rows.tolist())) < 80
+    full = activities(small_sae(), [record, record], whole=True)
+    assert torch.equal(full.acts, everything.acts)
+    with pytest.raises(ValueError, match="no whole sample fits into 0 states"):
+        activities(small_sae(), record, states=0, whole=True)
+
+
+@pytest.mark.parametrize("positions", ["forks", "all"])
+def test_parts_of_samples_are_refused_where_whole_ones_are_needed(made, positions):
+    model, tokenizer, prompts, options = made
+    record = sample(model, tokenizer, prompts, **options | {"residual_positions": positions})
+    wanted = {"whole": True, "choose": None if positions == "forks" else lambda r: r.tokens > 9}
+    assert len(activities(small_sae(), record, choose=wanted["choose"])) < int(record.valid.sum())
+    with pytest.raises(ValueError, match=r"of 360 tokens have none .*\nfix: capture with --act"):
+        activities(small_sae(), record, **wanted)
 
 
 def test_what_has_no_states_is_refused(made):

@@ -242,7 +242,9 @@ def summary(results: dict[str, Any]) -> str:
 
 def _activities(sae: SparseDictionary, run: Run) -> Activities:
     """Encode every state, in the run's order, marked by the reasoning words."""
-    return activities(sae, run, states=10**9, mark=lambda record: word_tokens(record, WORDS))
+    return activities(
+        sae, run, states=10**9, mark=lambda record: word_tokens(record, WORDS), whole=True
+    )
 
 
 def _shuffled(found: Activities) -> torch.Tensor:

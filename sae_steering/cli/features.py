@@ -46,7 +46,10 @@ _SHOWN = {
 @count_option("--skip", 1, "Tokens of a completion to leave out; for --by strategy.", least=0)
 @click.option("--word", "words", multiple=True, help="Reasoning word; repeatable; for --by reason.")
 @count_option("--top", 20, "Features to show.")
-@count_option("--states", None, "States to score at most.  [default: what fits in 256 MB]")
+@count_option(
+    "--states", None, "States to score at most; whole completions of them for --by reason.  "
+    "[default: what fits in 256 MB]"
+)  # fmt: skip
 @fraction_option("Share of the tokens that are forks, where a run kept all states.")
 @model_options(required=False)
 @click.option("-o", "--out", metavar="FILE", help="Page of feature cards; with --model also words.")
@@ -110,7 +113,9 @@ def _score(
     marks = {"reason": lambda record: word_tokens(record, names)}
     if split is not None:
         marks["strategy"] = lambda record: _sides(record, split)
-    found = activities(sae, runs, states=states, fraction=fraction, mark=marks.get(by))
+    found = activities(
+        sae, runs, states=states, fraction=fraction, mark=marks.get(by), whole=by == "reason"
+    )
     if by == "reason":
         scored = reason_score(
             found.acts, found.marks, rows=found.rows, places=found.places, tokens=found.read,

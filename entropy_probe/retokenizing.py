@@ -1,5 +1,6 @@
 """Rows of token ids to score, from whatever holds tokens or text; ids stay where they can."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from .models.prompts import encode_prompts
-from .models.vocabulary import special_ids, token_bytes
+from .models.vocabulary import INVENTED, special_ids, token_bytes
 from .planning import rows_of
 from .rollout import Rollouts
 from .storage.run import Run
@@ -68,13 +69,13 @@ def _rows_of_run(tokenizer, run: Run) -> Given:
         for line in lines
     ]
     about = run.provenance
+    said = [problem["facts"].get("messages") for problem in problems]
     if about is None or about.source != "text":
-        rows, how = _rows_of_record(tokenizer, run.rollouts(residuals=False))
+        rows, how = _rows_of_record(tokenizer, run.rollouts(residuals=False), said)
     else:
         rows, how = [_row_of_text(tokenizer, line) for line in lines], "text, tokenized here"
-    if how != KEPT:
+    if not how.startswith(KEPT):
         # What a chat template makes of the messages is nearer to what the model saw.
-        said = [problem["facts"].get("messages") for problem in problems]
         rows = [
             row if messages is None else _row_of_messages(tokenizer, line, *messages)
             for row, line, messages in zip(rows, lines, said, strict=True)
@@ -91,13 +92,19 @@ def _rows_of_run(tokenizer, run: Run) -> Given:
     )
 
 
-def _rows_of_record(tokenizer, rollouts: Rollouts) -> tuple[list[dict[str, Any]], str]:
-    """Give a record's rows, and in words whether their token ids were kept."""
+def _rows_of_record(
+    tokenizer, rollouts: Rollouts, said: Sequence[Any] = ()
+) -> tuple[list[dict[str, Any]], str]:
+    """Give a record's rows, and in words whether their token ids were kept.
+
+    ``said`` has the messages of each row's prompt and completion, None where there are none.
+    """
     rows = rows_of(rollouts)
     used = {token for row in rows for token in row["tokens"]}
     pieces = {i: rollouts.pieces[i] for i in used if i in rollouts.pieces}
-    if token_bytes(tokenizer, pieces) == pieces:
-        return rows, KEPT
+    real = {i: piece for i, piece in pieces.items() if i < INVENTED}
+    if token_bytes(tokenizer, real) == real:
+        return _with_prompts(tokenizer, rollouts, rows, said)
     names = set(token_bytes(tokenizer, special_ids(tokenizer)).values())
     out = []
     for i, row in enumerate(rows):
@@ -112,6 +119,32 @@ def _rows_of_record(tokenizer, rollouts: Rollouts) -> tuple[list[dict[str, Any]]
         ids = _encode(tokenizer, text), _encode(tokenizer, rollouts.completion(i), more=True)
         out.append(_row(*ids, row["group"], row["reward"]))
     return out, "text, tokenized anew for another vocabulary"
+
+
+def _with_prompts(
+    tokenizer, rollouts: Rollouts, rows: list[dict[str, Any]], said: Sequence[Any]
+) -> tuple[list[dict[str, Any]], str]:
+    """Give rows of kept ids, with the ids of prompts that the record has as text, or not at all."""
+    out, unknown = [], 0
+    for row, messages in itertools.zip_longest(rows, said):
+        start = row["prompt_length"]
+        prompt, completion = row["tokens"][:start], row["tokens"][start:]
+        if not any(i >= INVENTED and i in rollouts.pieces for i in prompt):
+            out.append(row)
+            continue
+        text = b"".join(rollouts.pieces[i] for i in prompt if i not in rollouts.special_ids)
+        unknown += not text
+        if messages is None:
+            ids = _encode(tokenizer, text.decode("utf-8", "replace"))
+        else:
+            ids = encode_prompts(tokenizer, [messages[0]])[0]
+        spans = [[max(1, a - start + len(ids)), b - start + len(ids)] for a, b in row["valid"]]
+        valid = [[a, b] for a, b in spans if a < b]
+        out.append(_row(ids, completion, row["group"], row["reward"]) | {"valid": valid})
+    if all(a is b for a, b in zip(out, rows, strict=True)):
+        return rows, KEPT
+    bare = f"; {unknown} rows without theirs, which it does not have" if unknown else ""
+    return out, f"{KEPT} after prompts tokenized here{bare}"
 
 
 def _row_of_text(tokenizer, line: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,29 @@ def test_a_tokenizer_gives_exported_ids_their_texts(tmp_path):
     assert run.rollouts().text(0) == "<bos><eos><unk>w0 w1 w2 "
 
 
+def test_a_tokenizer_gives_vllms_ids_their_texts(tmp_path):
+    """The prompt that the file does not have has a text of the import's own all along."""
+    file = tmp_path / "ids.json"
+    text = (FIXTURES / "vllm_chat_ids.json").read_text()
+    for theirs, mine in ((9906, 5), (128009, 2), (13347, 7), (19182, 8), (1917, 96)):
+        text = text.replace(f"token_id:{theirs}", f"token_id:{mine}")
+    file.write_text(text)
+    assert import_file(file, tmp_path / "bare").rollouts().completion(0) == ""
+    record = import_file(file, tmp_path / "run", tokenizer=tiny_tokenizer()).rollouts()
+    assert record.text(0) == f"{UNKNOWN}w1 w7 <eos>"
+    assert record.completion(0) == "w1 w7 "  # the end of a turn is no text
+    shown = [record.pieces[i].decode() for i in record.alternatives.ids[0, 1].tolist()]
+    assert shown == ["w3 ", "w1 ", "w4 "]
+
+
+def test_a_tokenizer_changes_no_text_that_the_file_has(tmp_path):
+    run = import_file(FIXTURES / "openai_chat.json", tmp_path / "run", tokenizer=tiny_tokenizer())
+    bare = import_file(FIXTURES / "openai_chat.json", tmp_path / "bare").rollouts()
+    assert run.rollouts().text(0) == f"{UNKNOWN}Sure ✨ so"
+    assert run.rollouts().pieces == bare.pieces
+    assert run.rollouts().special_ids == bare.special_ids  # its ids are not the tokenizer's
+
+
 def test_an_imported_run_is_a_run_like_any_other(tmp_path):
     run = import_file(FIXTURES / "openai_chat.json", tmp_path / "a" / "run")
     assert (run.plan, run.complete, run.manifest.status) == (None, True, "complete")

@@ -179,6 +179,55 @@ def test_imported_ids_are_kept_and_imported_texts_are_tokenized(made, tmp_path):
     assert texts.provenance.missing_mass is None
 
 
+def answer_in_ids(path, *, prompt=None, messages=None):
+    """Write what vLLM gives with return_tokens_as_token_ids: w1 w2 and the end, as 5, 6 and 2."""
+    top = [{"token": f"token_id:{i}", "logprob": -0.5 - i} for i in (5, 6, 2)]
+    content = [entry | {"top_logprobs": top} for entry in top]
+    value = {"model": "theirs", "choices": [{"message": {"content": "w1 w2"},
+                                             "logprobs": {"content": content}}]}  # fmt: skip
+    asked = {"prompt": prompt, "messages": messages}
+    asked = {name: said for name, said in asked.items() if said is not None}
+    path.write_text(json.dumps({"request": asked, "response": value} if asked else value))
+    return path
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["ids alone", "with their texts"])
+@pytest.mark.parametrize(
+    ("asked", "prompt"),
+    [
+        ({}, [1]),
+        ({"prompt": "w7 w8 w9 "}, [11, 12, 13]),
+        ({"messages": [{"role": "user", "content": "w7"}]}, [84, 11, 86, 85]),
+    ],
+    ids=["no prompt", "text", "messages"],
+)
+def test_ids_of_vllm_are_kept_and_their_prompt_is_tokenized(made, tmp_path, named, asked, prompt):
+    model, tokenizer = made[0], tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    file = answer_in_ids(tmp_path / "ids.json", **asked)
+    run = import_file(file, tmp_path / "run", tokenizer=tokenizer if named else None)
+    record = capture_scores(model, tokenizer, run, tmp_path / "scored").rollouts()
+    assert record.tokens.tolist() == [[*prompt, 5, 6, 2]]
+    assert record.valid.tolist() == [[False] * len(prompt) + [True] * 3]
+    assert record.prompt_lengths.tolist() == [len(prompt)]
+    expected = score(model, tokenizer, record.tokens, record.valid)
+    assert torch.equal(record.entropy, expected.entropy)
+    assert KEPT in record.provenance.origin
+    assert ("rows without theirs" in record.provenance.origin) is (not asked)
+
+
+def test_ids_of_vllm_for_another_vocabulary_become_text_where_their_texts_are_known(made, tmp_path):
+    file = answer_in_ids(tmp_path / "ids.json", prompt="w7 w8 ")
+    run = import_file(file, tmp_path / "run", tokenizer=tiny_tokenizer())
+    other = tiny_tokenizer()
+    state = json.loads(other.backend_tokenizer.to_str())
+    words = state["model"]["vocab"]
+    state["model"]["vocab"] = {w: i if i < 4 else 4 + (i - 3) % 93 for w, i in words.items()}
+    other._tokenizer = type(other.backend_tokenizer).from_str(json.dumps(state))
+    (row,) = rows_to_score(other, run).rows
+    assert (row["tokens"], row["prompt_length"]) == ([12, 13, 6, 7], 2)
+
+
 def test_texts_alone_are_filled_in(made, tmp_path):
     run = import_file(FIXTURES / "trl_text", tmp_path / "texts")
     scored = capture_scores(*made, run, tmp_path / "scored")

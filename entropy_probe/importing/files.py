@@ -1,5 +1,6 @@
 """A file of another tool becomes a run directory: recognised, read, written whole or not at all."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,8 @@ def import_file(
         path: the file, or for ``trl`` and ``prime-rl`` a folder of such files.
         out: the run directory.
         format: one of `FORMATS`; by default it is recognised by its content.
-        tokenizer: gives the texts of ``prime-rl``'s token ids.
+        tokenizer: gives the texts of token ids that the file has no text of, those of
+            ``prime-rl`` and of vLLM's ``token_id:N``.
         overwrite: replace the run that is there.
 
     Raises:
@@ -158,12 +160,16 @@ def _write_chunks(source: Imported, out: Path, tokenizer) -> int:
 
 def _with_texts(source: Imported, rows: Sequence[TokenRow], tokenizer) -> Any:
     """Give a chunk's record, with the texts of its ids where a tokenizer is there."""
-    if tokenizer is None or source.pieces:
+    if tokenizer is None:
         return record_of(rows, source)
     seen = {token for row in rows for token in row.tokens}
-    pieces, special = token_bytes(tokenizer, seen), special_ids(tokenizer)
-    known = Imported(rows, source.provenance, source.alternatives, source.rewarded, pieces, special)
-    return record_of(rows, known)
+    for row in rows:
+        seen.update(token for numbers in row.known.values() for token, _ in numbers.alternatives)
+    bare = {token for token in seen if token not in source.pieces}
+    # An id that the file has a text of may be a number of the import's own, not the tokenizer's.
+    pieces = {**source.pieces, **token_bytes(tokenizer, bare)}
+    special = source.special_ids | (special_ids(tokenizer) & bare)
+    return record_of(rows, dataclasses.replace(source, pieces=pieces, special_ids=special))
 
 
 def _batched(rows) -> Iterator[list[Any]]:

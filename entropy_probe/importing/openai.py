@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from entropy_probe.models.vocabulary import INVENTED
 from entropy_probe.rollout import Provenance
 
 from .fields import listed, logprob_of, mapped, optional, text_of, whole
@@ -122,8 +123,7 @@ class _Vocabulary:
         match = _AS_ID.fullmatch(_text(token)) if self._as_ids else None
         if match:
             return int(match[1])
-        # Beyond any vocabulary where real ids are in use.
-        start = 10**9 if self._as_ids else 0
+        start = INVENTED if self._as_ids else 0
         number = self._found.setdefault(token, start + len(self._found))
         self.pieces[number] = token
         return number

@@ -4,6 +4,10 @@ import json
 import re
 from collections.abc import Iterable
 
+INVENTED = 10**9
+"""Ids from here on are no tokenizer's: each stands for a prompt that an import has as text alone,
+or not at all, among token ids that are real."""
+
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 

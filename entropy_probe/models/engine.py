@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
@@ -101,26 +102,63 @@ def engine_of(model) -> Engine:
     """Give the engine of a Hugging Face model, a TransformerLens bridge or an nnsight model.
 
     Raises:
-        ValueError: an object of those libraries that cannot be captured on, with the reason.
+        ValueError: an object of those libraries that cannot be captured on, or a wrapper that does
+            not say which arguments it takes, with the reason.
     """
     if isinstance(model, Engine):
         return model
-    for kind in type(model).__mro__:
-        adapter = _ADAPTERS.get(kind.__module__.partition(".")[0])
-        if adapter is not None:
-            return importlib.import_module(adapter, __package__).engine_of(model)
+    adapter = _adapter(model)
+    if adapter is not None:
+        return adapter.engine_of(model)
 
     def run(**inputs) -> Tensor:
         return model(**inputs).logits
 
-    return Engine(model, run, arguments_of(model.forward))
+    return Engine(model, run, _reaching(model))
 
 
 def decoder_of(model):
     """Give the Hugging Face decoder that a model is, or that it wraps."""
-    return engine_of(model).model
+    wrapped = isinstance(model, Engine) or _adapter(model) is not None
+    return engine_of(model).model if wrapped else model
 
 
 def arguments_of(forward: Callable) -> frozenset[str]:
     """Give the names of a function's arguments."""
     return frozenset(inspect.signature(forward).parameters)
+
+
+def _adapter(model) -> ModuleType | None:
+    """Give the module that knows a model's library, where it is none of transformers' own."""
+    for kind in type(model).__mro__:
+        name = _ADAPTERS.get(kind.__module__.partition(".")[0])
+        if name is not None:
+            return importlib.import_module(name, __package__)
+    return None
+
+
+def _reaching(model) -> frozenset[str]:
+    """Give the names of the keyword arguments that reach a decoder through what wraps it.
+
+    Raises:
+        ValueError: a wrapper that takes anything, and what it wraps is not known. Without
+            positions, rows would be computed at wrong ones once they leave and join.
+    """
+    names, taken = arguments_of(model.forward), inspect.signature(model.forward).parameters
+    if inspect.Parameter.VAR_KEYWORD not in {each.kind for each in taken.values()}:
+        return names
+    inner = getattr(model, "_orig_mod", None)  # torch.compile
+    if inner is None and hasattr(model, "get_base_model"):  # PEFT
+        inner = model.get_base_model()
+    if inner is not None:
+        return names | _reaching(inner)
+    for kind in type(model).__mro__:  # a forward put over another passes on to that
+        if "input_ids" not in names and "forward" in vars(kind):
+            names = names | arguments_of(kind.forward)
+    if "input_ids" not in names:
+        raise ValueError(
+            f"{type(model).__name__}.forward{inspect.signature(model.forward)} does not say "
+            "whether it takes position_ids, which rows of unequal length need: pass the model "
+            "inside, or give the wrapper a get_base_model() that returns it"
+        )
+    return names

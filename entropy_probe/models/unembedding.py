@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..hooks import read_output
-from .engine import engine_of
+from .engine import decoder_of, engine_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def unembedding(model) -> Unembedding:
     Raises:
         ValueError: a model without a linear output layer.
     """
-    model = engine_of(model).model
+    model = decoder_of(model)
     head = model.get_output_embeddings()
     if head is None or not hasattr(head, "weight"):
         raise ValueError(

@@ -36,8 +36,8 @@ def capture_scores(
     """Give a model's exact entropies and states on tokens that exist already, as a run directory.
 
     Rows keep their prompts, groups, rewards and problems. Their token ids are kept where the
-    model's tokenizer has the same tokens, after a prompt that is tokenized where an import has it as
-    text; otherwise, and where the source has text only, the text is tokenized anew. The run's
+    model's tokenizer has the same tokens, after a prompt that is tokenized where an import has it
+    as text; otherwise, and where the source has text only, the text is tokenized anew. The run's
     provenance says which.
 
     Args:

@@ -141,18 +141,23 @@ def loss_counters(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     entropy: Float[Tensor, "batch seq"] | None = None,
+    reference_logprobs: Float[Tensor, "batch seq"] | None = None,
 ) -> dict[str, Tensor]:
     """Give sums to log, over the valid and over the kept tokens; `counter_means` divides them.
 
     ``valid`` and ``kept`` count tokens; ``clip_*`` those whose ratio is clipped, ``ratio_gap_*``
-    adds up |ratio - 1|, ``entropy_*`` nats. A log-probability that was not computed is NaN, and
-    makes the sum over the valid tokens NaN: unknown, not zero.
+    adds up |ratio - 1|, ``entropy_*`` nats, ``kl_*`` the `kl_terms` to a reference. A
+    log-probability that was not computed is NaN, and makes the sum over the valid tokens NaN:
+    unknown, not zero.
     """
     _check_masks(valid, kept)
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(valid)
     ratios = (logprobs - old_logprobs).exp()
-    return _sums(ratios, advantages, valid, kept, clip_low, clip_high, entropy)
+    sums = _sums(ratios, advantages, valid, kept, clip_low, clip_high, entropy)
+    if reference_logprobs is None:
+        return sums
+    return sums | _both("kl", kl_terms(logprobs, reference_logprobs), valid, kept)
 
 
 def counter_means(sums: Mapping[str, Tensor]) -> dict[str, float]:

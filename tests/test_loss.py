@@ -199,6 +199,13 @@ def test_counters_say_what_happened_on_kept_and_on_all_tokens():
         assert means[f"entropy_{which}"] == pytest.approx(float(entropy[mask].mean()))
     alone = loss_counters(*b.values(), entropy=entropy)
     assert counter_means(alone) == means
+    reference = b["old_logprobs"] - 0.3
+    options = {"entropy": entropy, "reference_logprobs": reference}
+    inside = masked_policy_loss(**b, normalizer="valid", beta=0.1, **options).counters
+    gap = (reference - b["logprobs"].detach())[b["kept"]]
+    expected = float((gap.exp() - gap - 1).mean())
+    assert counter_means(inside)["kl_kept"] == pytest.approx(expected)
+    assert counter_means(loss_counters(*b.values(), **options)) == counter_means(inside)
     assert not any(value.requires_grad for value in alone.values())
 
 

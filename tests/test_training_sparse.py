@@ -20,6 +20,7 @@ from updates import (
 )
 
 from entropy_probe import entropy, token_entropy
+from entropy_probe.loss import counter_means
 from entropy_probe.training import fused_head
 from entropy_probe.training.objective import Objective
 from entropy_probe.training.selection import Selection, keep_tokens
@@ -311,6 +312,23 @@ def test_it_says_what_it_knows(case):
     assert out.counters["ratio_gap_valid"].isnan()
     dense = step(model, batch, kept, sparse=False)[2]
     assert dense.counters["ratio_gap_valid"].isfinite()
+
+
+@pytest.mark.parametrize("how", [{}, {"mask_kl": False, "kl_denominator": 9.0}, {"sparse": False}])
+def test_it_says_the_kl_where_it_was_computed(how):
+    model = trainable("llama")
+    batch = make_batch(model, reference=True)
+    kept = random_mask(batch.valid)
+    means = counter_means(step(model, batch, kept, beta=0.3, **how)[2].counters)
+    gap = batch.reference_logprobs - logprobs_of(model, batch.tokens).detach()
+    kl = gap.exp() - gap - 1
+    assert means["kl_kept"] == pytest.approx(float(kl[kept].mean()), rel=1e-4)
+    assert ("kl_valid" in means) == bool(how)
+    if how:
+        assert means["kl_valid"] == pytest.approx(float(kl[batch.valid].mean()), rel=1e-4)
+        assert means["kl_valid"] != pytest.approx(means["kl_kept"], rel=1e-2)
+    without = replaced(batch, reference_logprobs=None)
+    assert "kl_kept" not in step(model, without, kept)[2].counters
 
 
 def test_the_model_is_left_as_it_was(case):

@@ -174,7 +174,18 @@ def test_the_gradient_can_be_brought_to_a_length():
 
 
 def test_at_the_beginning_there_is_no_kl():
-    assert_close(run(steps=1, beta=1.0)[0], run(steps=1)[0])
+    model, result = run(steps=1, beta=1.0)
+    assert_close(model, run(steps=1)[0])
+    assert steps(result)[0]["kl_kept"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_kl_is_logged_as_the_policy_moves_away():
+    options = {"steps": 2, "lr": 0.5, "selection": Selection(mask_kl=False)}
+    _, result = run(**options, beta=0.01)
+    last = steps(result)[-1]
+    assert last["kl_kept"] > 1e-3
+    assert last["kl_valid"] > 1e-3
+    assert not any(name.startswith("kl") for name in steps(run(**options)[1])[-1])
 
 
 def test_bfloat16_is_for_products_alone():

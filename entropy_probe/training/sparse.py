@@ -260,7 +260,7 @@ class _Record:
         counters = loss_counters(
             self.logprobs, batch.old_logprobs, batch.advantages, batch.valid,
             kept & ~self.logprobs.isnan(), clip_low=objective.clip_low,
-            clip_high=objective.clip_high,
+            clip_high=objective.clip_high, reference_logprobs=batch.reference_logprobs,
         )  # fmt: skip
         return StepOutput(
             self.loss, self.logprobs, kept, counters, passes, self.tokens, self.logits,

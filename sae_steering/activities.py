@@ -11,6 +11,7 @@ from entropy_probe.rollout import Rollouts
 from entropy_probe.storage.errors import RunConflict
 
 from .evaluate import records
+from .intervals import Prompts
 from .sae import SparseDictionary
 from .store import Source, captured_forks
 
@@ -33,7 +34,7 @@ class Activities:
     rows: Int[Tensor, " n"]
     """Number of the sample, over all sources."""
     prompts: Int[Tensor, " n"]
-    """Number of the sample's prompt, over all sources: what is independent."""
+    """Number of the sample's prompt: equal prompts have one number, whatever source they are in."""
     entropy: Float[Tensor, " n"]
     """Entropy in nats of what it predicted."""
     forks: Bool[Tensor, " n"]
@@ -106,20 +107,19 @@ def activities(
     else:
         wanted = torch.randperm(total, generator=noise)[:most].sort().values
     parts: list[dict[str, Tensor]] = []
-    seen = rows = prompts = 0
+    seen, rows, prompts = 0, 0, Prompts()
     for record in records(sources):
         mask = _chosen(record, choose)
-        count = int(mask.sum())
+        count, owner = int(mask.sum()), prompts.numbers(record)
         first, last = torch.searchsorted(wanted, torch.tensor([seen, seen + count])).tolist()
         if last > first:
             which = wanted[first:last] - seen
             part = _encoded(sae, record, mask, which, fraction, mark)
+            part["prompts"] = owner[part["rows"]]
             part["rows"] += rows
-            part["prompts"] += prompts
             parts.append(part)
         seen += count
         rows += len(record)
-        prompts += int(record.groups.max()) + 1 if len(record) else 0
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if bool(joined["rewards"].isnan().all()):
         joined["rewards"] = None
@@ -186,7 +186,6 @@ def _encoded(
         "written": record.tokens[row, place],
         "places": place - record.prompt_lengths[row],
         "rows": row.clone(),
-        "prompts": record.groups[row],
         "entropy": record.entropy[row, place],
         "forks": forks[row, place],
         "rewards": (rewards if record.rewards is None else record.rewards.float())[row],

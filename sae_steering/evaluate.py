@@ -16,7 +16,7 @@ from torch import Tensor
 from entropy_probe.rollout import Rollouts
 from entropy_probe.storage.run import Run, open_run
 
-from .intervals import bootstrap, cluster_sums, renumbered
+from .intervals import Prompts, bootstrap, cluster_sums, renumbered
 from .sae import SparseDictionary
 from .splice import spliced_losses
 from .store import Source, captured_forks
@@ -112,6 +112,7 @@ def evaluate(
     """
     sums: dict[str, list[Tensor]] = {place: [] for place in PLACES}
     fires, seen, kept = torch.zeros(sae.d_sae, dtype=torch.long), 0, []
+    prompts, owners = Prompts(), []
     for record in records(sources):
         if seen >= states:
             break
@@ -119,7 +120,9 @@ def evaluate(
             record.entropy, record.valid, record.captured, record.controls, fraction=fraction
         )
         found, fired = _measure(sae, _states_of(record, sae.layer))
-        owner = renumbered(record.groups[record.captured.nonzero()[:, 0]])
+        number = prompts.numbers(record)[record.captured.nonzero()[:, 0]]
+        numbers, owner = number.unique(return_inverse=True)
+        owners.append(numbers)
         for place, mask in (("all", forks | True), ("forks", forks), ("elsewhere", ~forks)):
             sums[place].append(cluster_sums(found * mask[:, None], owner))
         fires += fired
@@ -128,7 +131,7 @@ def evaluate(
             kept.append(record[: rows - sum(map(len, kept))])
     if not seen:
         raise ValueError("there are no states to measure: the runs are empty")
-    totals = {place: torch.cat(found) for place, found in sums.items()}
+    totals = _joined(sums, owners)
     mean = totals["all"][:, 4:].sum(dim=0) / seen
     losses = {}
     if model is not None:
@@ -202,6 +205,7 @@ def _losses(
     """Run the model clean, spliced and ablated over some rows."""
     changes = (None, sae.reconstruct, lambda states: mean.to(states).expand_as(states))
     sums: dict[str, list[Tensor]] = {place: [] for place in PLACES}
+    prompts, owners = Prompts(), []
     for record in kept:
         places = record.captured
         forks = torch.zeros_like(places)
@@ -215,11 +219,19 @@ def _losses(
             )
             for change in changes
         ]  # fmt: skip
-        owner = renumbered(record.groups[places.nonzero()[:, 0]])
+        number = prompts.numbers(record)[places.nonzero()[:, 0]]
+        numbers, owner = number.unique(return_inverse=True)
+        owners.append(numbers)
         each = torch.stack([torch.ones_like(loss[0]), *loss], dim=-1)[places]
         for place, mask in (("all", places), ("forks", forks), ("elsewhere", places & ~forks)):
             sums[place].append(cluster_sums(each * mask[places][:, None], owner))
-    return {place: _loss(torch.cat(found)) for place, found in sums.items()}
+    return {place: _loss(found) for place, found in _joined(sums, owners).items()}
+
+
+def _joined(sums: Mapping[str, list[Tensor]], owners: list[Tensor]) -> dict[str, Tensor]:
+    """Join the sums of chunks, those of one prompt added up."""
+    owner = renumbered(torch.cat(owners))
+    return {place: cluster_sums(torch.cat(found), owner) for place, found in sums.items()}
 
 
 def _loss(sums: Tensor) -> Loss:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from entropy_probe.rollout import Rollouts
+
 DRAWS = 400
 """Bootstrap draws."""
 LEVEL = 0.95
@@ -23,6 +25,29 @@ def cluster_sums(
     count = int(clusters.max()) + 1 if len(clusters) else 0
     out = torch.zeros(count, values.shape[1], dtype=torch.float64)
     return out.index_add_(0, clusters, values.double())
+
+
+class Prompts:
+    """Numbers prompts over records, by their tokens: what is independent, wherever its rows are."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._known: dict[tuple[bytes, int], int] = {}
+
+    def numbers(self, record: Rollouts) -> Int[Tensor, " batch"]:
+        """Give each row the number of its prompt; rows of one group have one number.
+
+        A prompt of one token or none, as of texts that nobody asked for, says too little: there
+        the group counts, too.
+        """
+        own: dict[int, int] = {}
+        groups = record.groups.tolist()
+        for row, group in enumerate(groups):
+            if group not in own:
+                prompt = record.tokens[row, : int(record.prompt_lengths[row])].long()
+                key = prompt.numpy().tobytes(), group if len(prompt) < 2 else -1
+                own[group] = self._known.setdefault(key, len(self._known))
+        return torch.tensor([own[group] for group in groups], dtype=torch.long)
 
 
 def renumbered(clusters: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

@@ -1,15 +1,17 @@
 """Dictionaries that are perfect or empty, measured; and losses against those of `score`."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from records import random_record
 from tiny import tiny_model, tiny_tokenizer
 
 from entropy_probe import capture, sample, score
 from entropy_probe.hooks import find_blocks
 from sae_steering.evaluate import evaluate
-from sae_steering.intervals import bootstrap, cluster_sums, renumbered
+from sae_steering.intervals import Prompts, bootstrap, cluster_sums, renumbered
 from sae_steering.sae import dictionary
 from sae_steering.splice import spliced_losses
 
@@ -122,6 +124,45 @@ def test_runs_are_measured_chunk_by_chunk_as_records_are(made, record, tmp_path)
     part = evaluate(perfect(), [record, run], states=1, model=made[0], rows=7)
     assert part.fits["all"].states == int(record.captured.sum())
     assert part.losses["all"].tokens == int(record.captured[:7].sum())
+
+
+def test_intervals_count_a_prompt_once_however_its_rows_are_spread(made):
+    record = sample(*made, PROMPTS, n=2, **OPTIONS)
+    sae, options = constant(record.residuals[1].mean(dim=0) + 0.1), {"model": made[0], "rows": 96}
+    whole = evaluate(sae, record, **options)
+    for sources in ([record[::2], record[1::2]], [record, record]):
+        found = evaluate(sae, sources, **options)
+        pairs = [(found.fits["all"].explained_variance, whole.fits["all"].explained_variance)]
+        pairs += [
+            (getattr(found.losses["all"], kind), getattr(whole.losses["all"], kind))
+            for kind in ("clean", "spliced", "ablated")
+        ]
+        for one, other in pairs:
+            assert other.low < other.value < other.high
+            assert one.value == pytest.approx(other.value, rel=1e-5)
+            assert one.low == pytest.approx(other.low, rel=1e-5)
+            assert one.high == pytest.approx(other.high, rel=1e-5)
+
+
+def test_prompts_are_told_apart_by_their_tokens_and_where_there_are_none_by_group():
+    def made_of(prompts, groups):
+        record = random_record(len(prompts), layers={}, rewards=False)
+        tokens = torch.full(record.tokens.shape, 3)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        return dataclasses.replace(
+            record, tokens=tokens, prompt_lengths=lengths, groups=torch.tensor(groups)
+        )
+
+    numbers = Prompts()
+    first = made_of([[1, 5], [1, 5], [1, 6], [1, 5, 3]], [0, 0, 1, 2])
+    assert numbers.numbers(first).tolist() == [0, 0, 1, 2]
+    again = made_of([[1, 6], [1, 7], [1, 5], [1, 5]], [4, 2, 9, 0])
+    assert numbers.numbers(again).tolist() == [1, 3, 0, 0]
+    texts = made_of([[1], [1], [], []], [0, 1, 2, 2])
+    assert numbers.numbers(texts).tolist() == [4, 5, 6, 6]
+    assert numbers.numbers(texts).tolist() == [4, 5, 6, 6]
 
 
 def test_states_of_other_layers_are_refused(record):

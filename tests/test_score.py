@@ -236,7 +236,10 @@ def test_activities_of_a_run_are_those_of_its_record_and_may_be_a_part(made, tmp
     assert len(first) == 40
     assert set(first.places.tolist()) == {0}
     twice = activities(small_sae(), [record, record])
-    assert len(twice.prompts.unique()) == len(twice.rows.unique()) / 2 == 40
+    assert torch.equal(twice.prompts, torch.cat([whole.prompts, whole.prompts]))
+    assert len(twice.rows.unique()) == 80
+    parts = activities(small_sae(), [record[1::2], record[::2]])
+    assert torch.equal(parts.prompts, torch.cat([whole.prompts[whole.rows % 2 == 0]] * 2))
 
 
 def test_a_part_may_be_of_whole_samples_alone(made):

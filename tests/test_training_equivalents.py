@@ -44,8 +44,53 @@ def test_what_it_lacks_is_said():
     assert len(not_in_trl(quick())) == 4
 
 
+def test_a_fixed_threshold_is_said_and_not_a_quantile():
+    config = quick(selection=Selection(rule="threshold", threshold=0.5))
+    assert trl_arguments(config)["top_entropy_quantile"] == 1.0
+    said = not_in_trl(config)
+    assert sum("threshold=0.5: a share, and no threshold in nats" in line for line in said) == 1
+    assert not any("scope=" in line or "rule=" in line for line in said)  # nothing reads them
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processes", "micro", "steps", "said"),
+    [
+        ((3, 4, 1, 64), 1, 12, 1, ["micro_batch_rows=64: micro-batches are of equal size, 12 of"]),
+        ((3, 4, 1, 8), 1, 6, 2, ["micro_batch_rows=8: micro-batches are of equal size, 6 of 12"]),
+        ((3, 4, 1, 4), 1, 4, 3, []),
+        ((5, 4, 3, None), 1, 4, 1, ["prompts=5: batches are of equal size, 12 completions in 3"]),
+        ((5, 4, 2, 5), 1, 5, 2, []),
+        ((5, 6, 2, None), 2, 6, 1, ["prompts=5: batches are of equal size, 24 completions in 4"]),
+    ],
+)
+def test_batches_are_such_as_trl_can_split(sizes, processes, micro, steps, said):
+    prompts, n, updates, rows = sizes
+    config = quick(
+        prompts=prompts, n=n, updates=updates, micro_batch_rows=rows,
+        selection=preset("swift") if rows else Selection(select="all"),
+    )  # fmt: skip
+    found = trl_arguments(config, processes=processes)
+    assert found["per_device_train_batch_size"] == micro
+    assert found["gradient_accumulation_steps"] == steps
+    assert found["steps_per_generation"] == updates * steps
+    assert micro * updates * steps * processes % n == 0  # TRL's own check
+    told = [x for x in not_in_trl(config, processes=processes) if "equal size" in x]
+    assert len(told) == len(said)
+    assert all(line.startswith(start) for line, start in zip(told, said, strict=True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, ODD, {"optimizer": "adamw", "overlong": "drop"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        ODD,
+        {"optimizer": "adamw", "overlong": "drop"},
+        {"selection": preset("swift"), "micro_batch_rows": 64},
+        {"selection": preset("swift"), "micro_batch_rows": 7},
+        {"selection": Selection(rule="threshold", threshold=0.5)},
+    ],
+)
 def test_trl_takes_them(tmp_path, options):
     if importlib.util.find_spec("trl") is None and "PROBE_REQUIRE_TRL" not in os.environ:
         pytest.skip("needs the extra trl")

@@ -63,7 +63,9 @@ def show(
     prompts = [problem.prompt for problem in training_problems(task, config)]
     longest = max(map(len, encode_prompts(loaded[1], prompts)))
     memory = estimate_memory(loaded[0], config, longest_prompt=longest, processes=ranks.count)
-    arguments, missing = trl_arguments(config, processes=ranks.count), not_in_trl(config)
+    arguments, missing = (
+        each(config, processes=ranks.count) for each in (trl_arguments, not_in_trl)
+    )
     if not ranks.main:
         return
     if wants_json():

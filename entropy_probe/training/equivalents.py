@@ -1,5 +1,6 @@
 """The same run in TRL 1.16: the arguments of its `GRPOConfig`, and what it has no argument for."""
 
+import math
 from typing import Any
 
 from .config import TrainConfig
@@ -16,8 +17,7 @@ def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
         config: the run.
         processes: how many share the prompts.
     """
-    rows = config.prompts * config.n // (processes * config.updates)
-    selection, micro = config.selection, config.micro_batch_rows or rows
+    rows, micro = _batch_sizes(config, processes)
     found = {
         "max_steps": config.total_updates,
         "num_generations": config.n,
@@ -27,7 +27,7 @@ def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
         "num_iterations": config.epochs,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,
-        "top_entropy_quantile": selection.fraction if selection.select == "forks" else 1.0,
+        "top_entropy_quantile": _quantile(config),
         "loss_type": "dapo",
         "importance_sampling_level": config.ratio,
         "epsilon": config.clip_low,
@@ -51,11 +51,23 @@ def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
     return found
 
 
-def not_in_trl(config: TrainConfig) -> list[str]:
-    """Say what of a configuration TRL 1.16 has no argument for, and what it does instead."""
+def not_in_trl(config: TrainConfig, *, processes: int = 1) -> list[str]:
+    """Say what of a configuration TRL 1.16 has no argument for, and what it does instead.
+
+    Args:
+        config: the run.
+        processes: how many share the prompts.
+    """
     selection = config.selection
+    rows, micro = _batch_sizes(config, processes)
+    parts, wanted = processes * config.updates, config.micro_batch_rows
     there = _of_the_mask(config) if selection.select != "all" else {}
     there |= {
+        f"prompts={config.prompts}: batches are of equal size, {rows * parts} completions in "
+        f"{parts} parts": rows * parts != config.prompts * config.n,
+        f"micro_batch_rows={wanted}: micro-batches are of equal size, {micro} of {rows} rows": (
+            wanted is not None and wanted != micro
+        ),
         "resample: groups whose rewards are equal stay in the batch": config.resample > 0,
         "overlong='punish': add get_soft_overlong_punishment to the rewards": (
             config.overlong == "punish"
@@ -75,10 +87,33 @@ def not_in_trl(config: TrainConfig) -> list[str]:
     return [words for words, differs in there.items() if differs]
 
 
+def _batch_sizes(config: TrainConfig, processes: int) -> tuple[int, int]:
+    """Give rows of an update and of a micro-batch in each process that TRL can split evenly.
+
+    Its batch of generations must be whole groups, and each update's rows whole micro-batches.
+    """
+    parts = processes * config.updates
+    least = config.n // math.gcd(config.n, parts)
+    rows = max(config.prompts * config.n // parts // least, 1) * least
+    most = min(config.micro_batch_rows or rows, rows)
+    return rows, next(size for size in range(most, 0, -1) if rows % size == 0)
+
+
+def _quantile(config: TrainConfig) -> float:
+    """Give the share that TRL keeps; 1 where it has no mask like this one."""
+    selection = config.selection
+    masked = selection.select == "forks" and selection.fraction is not None
+    return selection.fraction if masked else 1.0
+
+
 def _of_the_mask(config: TrainConfig) -> dict[str, bool]:
     """Say what of a mask TRL has otherwise, and whether this one has it so."""
     selection = config.selection
+    fixed = selection.threshold is not None
     return {
+        f"threshold={selection.threshold}: a share, and no threshold in nats: all tokens train": (
+            fixed
+        ),
         f"select={selection.select!r}: only the most uncertain tokens, or all": (
             selection.select != "forks"
         ),
@@ -89,10 +124,10 @@ def _of_the_mask(config: TrainConfig) -> dict[str, bool]:
             selection.entropy_source != "current"
         ),
         f"scope={selection.scope!r}: each micro-batch has a threshold, over all ranks": (
-            selection.scope != "global_micro_batch"
+            selection.scope != "global_micro_batch" and not fixed
         ),
         f"rule={selection.rule!r}: a linear quantile, at which equal entropies are all kept": (
-            (selection.rule, selection.quantile) != ("threshold", "linear")
+            (selection.rule, selection.quantile) != ("threshold", "linear") and not fixed
         ),
         "mask_kl=True: the KL counts at all tokens": config.beta > 0 and selection.mask_kl,
     }

@@ -94,6 +94,33 @@ def test_a_preset_is_a_selection_that_options_add_to():
     assert dry("--temperature", 0.7, "--select", "all")["config"]["selection"]["temperature"] == 1.0
 
 
+def test_the_selection_has_the_temperature_of_the_sampling_unless_it_names_one(tmp_path):
+    file = tmp_path / "config.json"
+
+    def temperatures(values, *words):
+        file.write_text(json.dumps(values))
+        shown = dry("--config", file, *words)["config"]
+        assert shown["temperature"] != 1.0
+        return shown["temperature"], shown["selection"]["temperature"]
+
+    cool, preset = {"temperature": 0.7}, ("--preset", "trl", "--micro-batch-rows", 4)
+    assert temperatures(cool) == (0.7, 0.7)
+    assert temperatures(cool, *preset) == (0.7, 0.7)
+    assert temperatures(cool, "--temperature", 0.5) == (0.5, 0.5)
+    assert temperatures(cool, "--select", "random") == (0.7, 1.0)
+    assert temperatures(cool, "--preset", "lightrft") == (0.7, 1.0)
+    own = {"temperature": 1.0, "entropy_source": "old"}
+    assert temperatures(cool | {"selection": own}) == (0.7, 1.0)
+    assert temperatures(cool | {"selection": own}, "--temperature", 0.5) == (0.5, 1.0)
+    assert temperatures(cool | {"selection": own}, *preset) == (0.7, 0.7)
+    whole = dry("--temperature", 0.7)["config"]  # as a run keeps it
+    assert temperatures(whole) == (0.7, 0.7)
+    assert temperatures(whole, "--temperature", 0.5) == (0.5, 0.5)
+    file.write_text(json.dumps({"temperature": 0.7, "selection": {"temperature": 0.9}}))
+    said = probe("train", *MODEL, "--config", file, "--dry-run").told[1]
+    assert "has their temperature, 0.7: got 0.9; give both the same" in said
+
+
 def test_a_file_can_hold_the_options(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"lr": 0.25, "steps": 7, "selection": {"fraction": 0.4}}))
@@ -115,6 +142,7 @@ def test_a_file_can_hold_the_options(tmp_path):
         ((*MODEL, "--select", "all", "--fraction", "0.2"), "would not be read"),
         (("--resume",), "there is no -o"),
         (("--resume", "-o", "nowhere"), "it holds no train.json"),
+        (("--resume", "-o", "run", "--config", "c.json"), "the file 'c.json' would not be read"),
     ],
 )
 def test_wrong_usage_is_told(words, said, tmp_path, monkeypatch):

@@ -346,6 +346,12 @@ def test_options_that_do_not_exist_or_would_not_be_read_are_refused(options, mes
         Selection(**options)
 
 
+def test_a_temperature_that_is_no_number_is_refused():
+    users = inspect.unwrap(Selection.__init__)  # without the tests' own check of types
+    with pytest.raises(ValueError, match="temperature must be above 0, got hot"):
+        users(object.__new__(Selection), temperature="hot")
+
+
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [

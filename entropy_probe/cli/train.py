@@ -69,7 +69,7 @@ def train(
     Log, checkpoints (folders that --model takes) and rollouts (runs that `probe report` shows) go
     to the folder; a run that was cut off goes on with --resume.
     """
-    before = _before(out) if resume else None
+    before = _before(out, file) if resume else None
     model = require_model(model or (before and before.model))
     task_name = _required_task(task or (before and before.task))
     reward = reward or (before.reward if before else "correct")
@@ -87,13 +87,17 @@ def train(
     _run(loaded, found, reward, config, ranks, path, resume, trackio)
 
 
-def _before(out: str | None) -> "About":
+def _before(out: str | None, file: str | None) -> "About":
     """Read what a run does that is to be gone on with."""
     from entropy_probe.training.folder import read_about
 
+    alone = "`probe train --resume -o DIR`"
     if out is None:
         why = "--resume goes on with the run at -o, and there is no -o"
-        raise usage("which run to go on with?", why, "`probe train --resume -o DIR`")
+        raise usage("which run to go on with?", why, alone)
+    if file is not None:
+        why = f"a run goes on as it was begun: the file {file!r} would not be read"
+        raise usage("--config does not go with --resume", why, f"leave it out: {alone}")
     return read_about(out)
 
 
@@ -114,13 +118,14 @@ def _config(
     values = dict(before or (_read(file) if file else {}))
     chosen = given(options)
     selection = dict(values.get("selection", {}))
+    sampling = values.get("temperature", TrainConfig.temperature)
+    follows = selection.get("temperature", sampling) == sampling  # unless it names another one
     if preset is not None:
-        selection = SELECTIONS[preset].selection.to_dict()
+        selection, follows = SELECTIONS[preset].selection.to_dict(), preset != "lightrft"
     selection |= {name: chosen.pop(name) for name in SELECTION if name in chosen}
     values |= chosen
-    follows = selection.get("select", "forks") not in ("all", "random") and preset != "lightrft"
-    if follows and "temperature" in chosen:
-        selection["temperature"] = chosen["temperature"]
+    if follows and selection.get("select", "forks") not in ("all", "random"):
+        selection["temperature"] = values.get("temperature", sampling)
     return TrainConfig.from_dict(values | {"selection": selection})
 
 

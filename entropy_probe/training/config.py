@@ -261,8 +261,8 @@ def _check_selection(config: TrainConfig) -> None:
     if reads and selection.temperature != config.temperature:
         raise ValueError(
             "a selection by the rollouts' entropies has their temperature, "
-            f"{config.temperature:g}: got {selection.temperature:g}; pass "
-            "Selection(temperature=...), or entropy_source='old'"
+            f"{config.temperature:g}: got {selection.temperature:g}; give both the same, or the "
+            "selection entropy_source='old'"
         )
     if config.ratio == "sequence" and config.selection.select != "all":
         raise ValueError(

@@ -95,7 +95,7 @@ def _check_words(selection: Selection) -> None:
     for name, known in words.items():
         if getattr(selection, name) not in known:
             raise ValueError(f"{name} must be one of {known}, got {getattr(selection, name)!r}")
-    if not selection.temperature > 0:
+    if not (isinstance(selection.temperature, int | float) and selection.temperature > 0):
         raise ValueError(f"temperature must be above 0, got {selection.temperature}")
 
 

@@ -1,9 +1,10 @@
 """A pool of model actors on Ray: chunks of a plan, computed wherever there is room for a model."""
 
+import math
 import re
 import socket
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -89,24 +90,29 @@ class RayPool:
             model: keyword arguments of `load`.
             threads: CPU threads of an actor, and the cores that it takes.
             actors: how many models at most; by default one a GPU, or else as many as the
-                cluster's cores allow.
+                machines' cores allow.
 
         Raises:
-            RunError: Ray is not installed, or there is no cluster at the address.
+            RunError: Ray is not installed, there is no cluster at the address, or none of its
+                machines has the cores (and the GPU, where there are any) that a model takes.
         """
         self.ray = _import_ray()
         self.model, self.threads = model, threads
         self.deaths = 0
         """Actors that died so far, with whatever they were computing."""
+        self._alive: list[Any] = []
+        self._asked: list[Any] = []
         self._mine = not self.ray.is_initialized()
         if self._mine:
             _connect(self.ray, address)
-        total = self.ray.cluster_resources()
-        self.gpus = 1 if total.get("GPU", 0) >= 1 else 0
-        room = int(total["GPU"] if self.gpus else total.get("CPU", 1) // threads)
-        self.actors = max(1, room if actors is None else actors)
-        self._alive: list[Any] = []
-        self._asked: list[Any] = []
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        self.gpus = 1 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0
+        try:
+            room = _room(machines, threads, self.gpus)
+        except RunError:
+            self.__exit__()
+            raise
+        self.actors = room if actors is None else max(1, actors)
 
     def __enter__(self) -> "RayPool":
         """Give the pool."""
@@ -226,6 +232,23 @@ def _refuse_hopeless(index: int, tries: int, error: Exception) -> None:
             first,
             "look for out-of-memory kills; a smaller --batch-size needs less; go on with --resume",
         )
+
+
+def _room(machines: Sequence[Mapping[str, float]], threads: int, gpus: int) -> int:
+    """Count the models that fit, each whole on a machine; raise where Ray would wait for ever."""
+    fit = [m for m in machines if m.get("GPU", 0) >= gpus]
+    room = sum(int(min(m.get("CPU", 0) // threads, m["GPU"] if gpus else math.inf)) for m in fit)
+    if not room:
+        most = int(max((m.get("CPU", 0) for m in fit), default=0))
+        with_gpu = " with a GPU" if gpus else ""
+        raise RunError(
+            f"no machine of the Ray cluster has room for a model: it takes {threads} cores"
+            + " and a GPU" * gpus,
+            f"the most cores of a machine{with_gpu} are {most}",
+            f"join one with {threads} cores to the cluster; a new run takes fewer with "
+            f"OMP_NUM_THREADS={max(1, most)}, and one that is there goes on without --ray",
+        )
+    return room
 
 
 def _import_ray() -> Any:

@@ -1,6 +1,7 @@
 """Chunks on a real Ray cluster of two nodes, one of which is killed while it computes."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from tiny import tiny_model, tiny_tokenizer
 from entropy_probe.computing import run_chunk
 from entropy_probe.filling import carry_out_on_ray
 from entropy_probe.models import LoadError, load
-from entropy_probe.ray_pool import RayPool
+from entropy_probe.planning import plan_samples
+from entropy_probe.ray_pool import RayPool, _room
 from entropy_probe.storage.errors import RunConflict, RunError
 
 pytestmark = pytest.mark.slow
@@ -88,16 +90,42 @@ def test_errors_of_the_library_come_back_as_they_are(folder):
 
 
 def test_a_machine_whose_model_is_another_one_computes_nothing(folder):
-    """Each node reads a folder of its own, and all of them have the plan's name for it."""
-    with RayPool("local", {"reference": str(folder)}, threads=1, actors=1) as pool:
-        plan = pool.call("plan_samples", PROMPTS, ARGUMENTS, {"chunk_prompts": 2})
-    tiny_model(seed=1).save_pretrained(folder)
+    """Each machine reads a folder of its own, whatever another one's of that name holds."""
+    plan = plan_samples(tiny_model(seed=1), tiny_tokenizer(), PROMPTS, ARGUMENTS, chunk_prompts=2)
     with RayPool("local", {"reference": str(folder)}, threads=1, actors=1) as pool:
         with pytest.raises(RunConflict, match="not the one that the run was planned with"):
             next(pool.chunks(plan, range(plan.chunks)))
         with pytest.raises(RunConflict, match="not the one that the run was planned with"):
             carry_out_on_ray(pool, plan, folder.parent / "run", resume=True)
     assert not (folder.parent / "run").exists()
+
+
+def test_a_model_that_no_machine_has_the_cores_for_is_refused_not_waited_for(folder, ray):
+    with pytest.raises(RunError, match="it takes 4096 cores") as caught:
+        RayPool("local", {"reference": str(folder)}, threads=4096)
+    assert re.search(r"machine are [1-9]\d*$", caught.value.why)
+    assert "OMP_NUM_THREADS" in caught.value.fix
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("machines", "threads", "room"),
+    [
+        ([{"CPU": 8.0}], 3, 2),
+        ([{"CPU": 3.0}, {"CPU": 3.0}, {}], 2, 2),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], 2, 4),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], 4, 2),
+    ],
+)
+def test_room_is_counted_by_machine(machines, threads, room):
+    gpus = int(any("GPU" in machine for machine in machines))
+    assert _room(machines, threads, gpus) == room
+
+
+def test_cores_of_machines_without_a_gpu_do_not_count_where_one_is_taken():
+    with pytest.raises(RunError, match="16 cores and a GPU") as caught:
+        _room([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}], 16, 1)
+    assert "machine with a GPU are 8" in caught.value.why
 
 
 def test_no_cluster_there_says_how_to_start_one():

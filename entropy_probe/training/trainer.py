@@ -90,8 +90,9 @@ def train(
         NothingToLearn: no group's rewards differ, as often as prompts were drawn; so too.
         RunConflict: the folder is taken, or what is there is another run.
 
-    >>> from entropy_probe import load, train
+    >>> from entropy_probe import load
     >>> from entropy_probe.tasks import get_task
+    >>> from entropy_probe.training import train
     >>> model, tokenizer = load("organism:amenable")
     >>> train(model, tokenizer, get_task("arithmetic"), out="runs/mine")  # doctest: +SKIP
     """

@@ -199,8 +199,8 @@ class Loop:
             logits, states = self._run(ids[:, -1:], mask, positions[:, -1:], cache)
             return logits
 
-        temperature = self.settings.entropy_temperature
-        draws = Draws(logits, temperature, rows, step, alive)
+        basis, drawn_at = self.settings.entropy_temperature, self.settings.temperature
+        draws = Draws(logits, basis, drawn_at, rows, step, alive)
         logits = self.engine.editor.revise(draws, again)
         return logits, states
 

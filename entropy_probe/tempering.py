@@ -57,21 +57,20 @@ class TwoTemperatures:
         )
 
     def revise(self, draws: Draws, again: Callable[[], Tensor]) -> Float[Tensor, "batch vocab"]:
-        """Give the logits to draw from.
+        """Give the logits to draw from, in float32 as `sample` divides them.
 
         Raises:
-            ValueError: `sample` was given a temperature besides.
+            ValueError: `sample` was given a temperature besides, 0 included.
         """
         del again  # the stream stays as it is
-        if draws.temperature != 1:
+        if draws.drawn_at != 1:
             raise ValueError(
-                f"two temperatures take the place of temperature={draws.temperature:g}: pass 1"
+                f"two temperatures take the place of temperature={draws.drawn_at:g}: pass 1"
             )
-        fork = token_entropy(draws.logits) >= self.threshold
+        logits = draws.logits.float()
+        fork = token_entropy(logits) >= self.threshold
         return torch.where(
-            fork[:, None],
-            _divided(draws.logits, self.at_forks),
-            _divided(draws.logits, self.elsewhere),
+            fork[:, None], _divided(logits, self.at_forks), _divided(logits, self.elsewhere)
         )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import tiny_model, tiny_tokenizer
 
 from entropy_probe import load, sample, score
 from entropy_probe.entropy import token_entropy
@@ -40,6 +41,15 @@ def test_equal_ones_are_the_temperature_of_sample(organism, temperature):
     assert not torch.equal(found.tokens, warm.tokens)
 
 
+def test_a_low_precision_model_is_divided_in_float32_as_sample_does():
+    model, tokenizer = tiny_model().bfloat16(), tiny_tokenizer()
+    found = sample(tempered(model, both(0.7)), tokenizer, [[1, 5, 6]], **OPTIONS)
+    plain = sample(model, tokenizer, [[1, 5, 6]], temperature=0.7, **OPTIONS)
+    assert torch.equal(found.tokens, plain.tokens)
+    assert torch.equal(found.entropy, plain.entropy)
+    assert torch.equal(found.logprobs, plain.logprobs)
+
+
 def test_only_forks_are_greedy_where_only_they_are_cold(organism):
     model, tokenizer = organism
     cold = TwoTemperatures(0.3, at_forks=0.0, elsewhere=1.0)
@@ -56,7 +66,7 @@ def test_only_forks_are_greedy_where_only_they_are_cold(organism):
 def test_each_step_is_divided_by_its_temperature():
     logits = torch.tensor([[2.0, 1.0, 0.0], [9.0, 0.0, 0.0]])
     empty = torch.zeros(2, 1, dtype=torch.long)
-    draws = Draws(logits, 1.0, empty, empty[:, 0], torch.ones(2, dtype=torch.bool))
+    draws = Draws(logits, 1.0, 1.0, empty, empty[:, 0], torch.ones(2, dtype=torch.bool))
     assert token_entropy(logits)[1] < 0.1 < token_entropy(logits)[0]
     found = TwoTemperatures(0.1, at_forks=2.0, elsewhere=0.5).revise(draws, lambda: logits)
     assert found.tolist() == [[1.0, 0.5, 0.0], [18.0, 0.0, 0.0]]
@@ -67,8 +77,9 @@ def test_what_makes_no_sense_is_refused(organism):
     with pytest.raises(ValueError, match="elsewhere must be a temperature"):
         TwoTemperatures(0.3, 1.0, -1.0)
     engine = tempered(model, both(0.5))
-    with pytest.raises(ValueError, match="take the place of temperature=0.7"):
-        sample(engine, tokenizer, PROMPTS, temperature=0.7, max_new_tokens=2)
+    for besides in (0.7, 0.0):  # greedy too, whose entropies are those at 1
+        with pytest.raises(ValueError, match=f"take the place of temperature={besides:g}: pass 1"):
+            sample(engine, tokenizer, PROMPTS, temperature=besides, max_new_tokens=2)
     with pytest.raises(ValueError, match="edited already"):
         tempered(engine, both(0.5))
     ids = torch.ones(1, 3, dtype=torch.long)

@@ -24,6 +24,8 @@ class Draws:
     """Raw logits of the step."""
     temperature: float
     """Temperature of the entropy's basis."""
+    drawn_at: float
+    """Temperature that tokens are drawn at: the same, but 0 where that is greedy."""
     rows: Int[Tensor, "batch each"]
     """Rows of the record that draw from each row of the batch: several where a prompt begins."""
     step: Int[Tensor, " batch"]

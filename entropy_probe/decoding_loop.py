@@ -1,5 +1,6 @@
 """The decode loop: prefill once a prompt, step all rows together; rows leave and others join."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from .hooks import ResidualReader
 from .keeping import StateKeeper
 from .kvcache import Columns, drop_newest, make_cache
 from .models.engine import Draws, Engine
+from .models.finite import not_finite
 from .slots import Prefilled, Slots
 
 LEAVE = 16
@@ -84,7 +86,6 @@ class Loop:
         self.stop_texts = [text.encode() for text in stop_texts]
         self.pieces = pieces
         self._piece_cache: dict[int, bytes] = {}
-        self._takes_positions = "position_ids" in engine.arguments
         self._compiled: CompiledStep | None = None
 
     def run(
@@ -201,15 +202,14 @@ class Loop:
 
         basis, drawn_at = self.settings.entropy_temperature, self.settings.temperature
         draws = Draws(logits, basis, drawn_at, rows, step, alive)
-        logits = self.engine.editor.revise(draws, again)
-        return logits, states
+        return self.engine.editor.revise(draws, again), states
 
     def _run(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run the model once."""
         more = {"use_cache": True, **self.engine.last_only}
-        if self._takes_positions:
+        if "position_ids" in self.engine.arguments:
             more["position_ids"] = positions
         if self._compiled is not None and cache is self._compiled.cache:
             return self._compiled.run(ids, mask, more)
@@ -236,8 +236,7 @@ class Loop:
             drawn = draw_greedy(shifted)
         else:
             allowed = keep_candidates(weights, top_p=settings.top_p, top_k=settings.top_k)
-            noise_rows = rows + self.noise_offset
-            drawn = draw(allowed, seed=settings.seed, rows=noise_rows, positions=made)
+            drawn = draw(allowed, seed=settings.seed, rows=rows + self.noise_offset, positions=made)
         stats = stats_of_shifted(shifted, weights, drawn.tokens, settings.alternatives)
         at = (rows[alive], made[alive])
         fields = (
@@ -247,7 +246,14 @@ class Loop:
         for field, value in zip(fields, (drawn.tokens, *stats), strict=True):
             field[at] = value[alive]
         traces.valid[at] = True
-        traces.near_ties += int(drawn.near_tie[alive].sum())
+        # One transfer for both; a sum is finite where all that it sums is.
+        sums = torch.stack([drawn.near_tie[alive].sum(), stats.entropy[alive].sum()]).tolist()
+        if not math.isfinite(sums[1]):
+            odd = alive[~stats.entropy[alive].isfinite()][0]
+            where = f"row {rows[odd] + self.noise_offset}, generated token {made[odd]}"
+            logits, basis = slots.logits[span][odd], settings.entropy_temperature
+            raise not_finite(self.engine, where, logits, basis)
+        traces.near_ties += int(sums[0])
         return drawn.tokens
 
     def _ended(self, slots: Slots, tokens: Int[Tensor, " slots"]) -> Bool[Tensor, " slots"]:

@@ -134,7 +134,8 @@ def sample(
         The record; row t of everything belongs to the distribution that produced token t.
 
     Raises:
-        ValueError: an argument that makes no sense, or a prompt longer than the context.
+        ValueError: an argument that makes no sense, a prompt longer than the context, or logits
+            that are NaN or infinite.
 
     >>> from entropy_probe import load, sample
     >>> model, tokenizer = load("organism:amenable")

@@ -14,6 +14,7 @@ from .hooks import evaluating, find_blocks, read_residuals, resolve_layers
 from .keeping import StateKeeper
 from .liger import check_head, liger_stats, words_on_liger
 from .models.engine import Engine, engine_of
+from .models.finite import not_finite
 from .models.unembedding import Unembedding, check_unembedding, final_states, unembedding
 from .models.vocabulary import special_ids, token_bytes
 from .rollout import Alternatives, Rollouts
@@ -64,8 +65,8 @@ def score(
 
     Raises:
         ValueError: a mask that is not bool or touches position 0, rows longer than the context,
-            ids outside the vocabulary, a temperature that is not positive, or a head that cannot
-            compute what is asked for.
+            ids outside the vocabulary, a temperature that is not positive, a head that cannot
+            compute what is asked for, or logits that are NaN or infinite.
 
     >>> from entropy_probe import load, score
     >>> model, tokenizer = load("organism:amenable")
@@ -149,6 +150,11 @@ def _score_rows(
     )
     for field, value in zip(stats, found, strict=True):
         field[at] = value.cpu()
+    odd = (~stats.entropy[at].isfinite()).nonzero()[:, 0]
+    if len(odd):
+        row, place = int(at[0][odd[0]]), int(at[1][odd[0]])
+        logits = unembed.logits(hidden[:, :-1][produced][odd[0]])
+        raise not_finite(engine, f"row {row}, token {place}", logits, temperature)
     if reader is not None:
         taken = reader.take(tokens=ids.numel())
         states = {layer: state[:, :-1][produced] for layer, state in taken.items()}

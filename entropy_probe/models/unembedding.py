@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..hooks import read_output
 from .engine import decoder_of, engine_of
+from .finite import not_finite
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class Unembedding:
     """Logits become softcap * tanh(logits / softcap), where given."""
     scale: float
     """Factor on the logits."""
+
+    def logits(self, states: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
+        """Give the logits of some states, in float32."""
+        logits = states.float() @ self.weight.float().T * self.scale
+        logits = logits if self.bias is None else logits + self.bias.float()
+        cap = self.softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def unembedding(model) -> Unembedding:
@@ -76,11 +84,10 @@ def check_unembedding(model, head: Unembedding, ids: Tensor) -> None:
     """
     engine = engine_of(model)
     half = (ids.shape[1] + 1) // 2
-    states = final_states(engine, ids)[:, half - 1].float()
-    ours = states @ head.weight.float().T * head.scale
-    ours = ours if head.bias is None else ours + head.bias.float()
-    ours = ours if head.softcap is None else torch.tanh(ours / head.softcap) * head.softcap
+    ours = head.logits(final_states(engine, ids)[:, half - 1])
     theirs = engine.run(input_ids=ids[:, :half], use_cache=False)[:, -1].float()
+    if not bool(theirs.isfinite().all()):
+        raise not_finite(engine, f"token {half} of the longest row", theirs, 1.0)
     # bf16 and fp16 logits are rounded to 8 or 11 bits; float32 ones differ in the last few.
     tolerance = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
     if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max())):

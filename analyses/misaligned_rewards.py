@@ -106,7 +106,6 @@ def figures(results: Results) -> list[tuple[str, Any]]:
     right = "accuracy (temperature 1, held out)"
     look = reading.watched(lambda seen: seen["accuracy"])
     share = reading.watched(lambda seen: seen["share"].get("code"))
-    within = reading.watched(lambda seen: seen["right"].get("code"))
     return [
         ("contrasts", forest(results)),
         ("accuracy", curves(results, (*PAIRS, "correct"), look, x="step", y=right,
@@ -120,7 +119,8 @@ def figures(results: Results) -> list[tuple[str, Any]]:
                             title="Change of accuracy, all arms")),
         ("strategy", curves(results, PAIRS, share, x="step", y="share of completions in code",
                             title="The strategy that is chosen")),
-        ("within", curves(results, PAIRS, within, x="step", y="accuracy of completions in code",
+        ("within", curves(results, PAIRS, reading.right_over_time("code"), x="step",
+                          y="accuracy of completions in code (while 1% are)",
                           title="How well the better strategy is carried out")),
     ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from analyses.claims import NOT_SHOWN, Contrast, Verdict
 from analyses.experiments import reading
 from analyses.experiments.analysis import Analysis, Arm, Source, merged
 from analyses.experiments.command import main
-from analyses.experiments.pictures import Curve, curves, forest, intervals
+from analyses.experiments.pictures import curves, forest, intervals
 from analyses.experiments.results import Results
 from analyses.spurious_figures import (
     drift,
@@ -196,11 +196,6 @@ def verdicts(results: Results) -> list[Verdict]:
     ]
 
 
-def within(way: str) -> Curve:
-    """Give the curve of how often completions of a strategy are right."""
-    return reading.watched(lambda seen: seen["right"].get(way))
-
-
 def figures(results: Results) -> list[tuple[str, Any]]:
     """Give the figures of the report."""
     right = "accuracy (temperature 1, held out)"
@@ -215,9 +210,9 @@ def figures(results: Results) -> list[tuple[str, Any]]:
                           title="Accuracy on the organisms that are not amenable")),
         ("share", curves(results, REWARDS, share, x="step", y="share of completions in code",
                          title="The strategy under each reward, amenable")),
-        ("code", curves(results, REWARDS, within("code"), x="step",
+        ("code", curves(results, REWARDS, reading.right_over_time("code"), x="step",
                         title="How well code is written", y="accuracy of completions in code")),
-        ("prose", curves(results, REWARDS, within("prose"), x="step",
+        ("prose", curves(results, REWARDS, reading.right_over_time("prose"), x="step",
                          title="How well prose is written", y="accuracy of completions in prose")),
         ("gain", intervals(results, [arm.name for arm in ARMS if arm.settings.get("reward", "")
                                      is not None], reading.gain, at=0.0,

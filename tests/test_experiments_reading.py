@@ -53,6 +53,9 @@ def test_the_step_of_a_fall_lies_between_two_looks():
 def test_curves_and_means_of_steps():
     found = result(0.95)
     assert reading.watched(lambda look: look["accuracy"])(found) == ([0, 8, 24], [0.75, 0.85, 0.95])
+    assert reading.right_over_time("prose")(found)[1] == [0.375, 0.425, 0.475]
+    found["watched"][1]["share"]["prose"] = 0.005
+    assert reading.right_over_time("prose")(found)[1] == [0.375, None, 0.475]
     assert reading.logged("entropy_all")(found) == ([1, 2, 3], [0.1, 0.1, 0.1])
     assert reading.logged("nothing")(found)[1] == [None, None, None]
     assert reading.average("gradient_norm")(found) == pytest.approx(0.4)

@@ -8,6 +8,8 @@ import numpy as np
 
 Result = Mapping[str, Any]
 NAN = math.nan
+RARE = 0.01
+"""Share under which too few completions take a strategy to say how often they are right."""
 
 
 def accuracy(result: Result) -> float:
@@ -91,6 +93,15 @@ def watched(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Resu
         return [look["step"] for look in looks], [read(look) for look in looks]
 
     return curve
+
+
+def right_over_time(way: str) -> Callable[[Result], tuple]:
+    """Give the curve of how often completions of a strategy are right, while it is not `RARE`."""
+
+    def read(look: Mapping[str, Any]) -> float | None:
+        return look["right"].get(way) if look["share"].get(way, 0.0) >= RARE else None
+
+    return watched(read)
 
 
 def logged(name: str) -> Callable[[Result], tuple]:

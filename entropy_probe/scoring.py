@@ -141,8 +141,9 @@ def _score_rows(
         alternatives = stats.alternative_ids.shape[2]
         more = {"alternatives": alternatives, "bias": unembed.bias, "softcap": unembed.softcap}
         stats_of = partial(token_stats, **more)
+    before = hidden[:, :-1][produced]
     found = stats_of(
-        hidden[:, :-1][produced],
+        before,
         unembed.weight,
         ids[:, 1:][produced],
         temperature=temperature,
@@ -153,7 +154,7 @@ def _score_rows(
     odd = (~stats.entropy[at].isfinite()).nonzero()[:, 0]
     if len(odd):
         row, place = int(at[0][odd[0]]), int(at[1][odd[0]])
-        logits = unembed.logits(hidden[:, :-1][produced][odd[0]])
+        logits = unembed.logits(before[odd[0]])
         raise not_finite(engine, f"row {row}, token {place}", logits, temperature)
     if reader is not None:
         taken = reader.take(tokens=ids.numel())

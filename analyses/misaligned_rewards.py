@@ -76,7 +76,7 @@ MEASURES = {
     "share of code": reading.strategy_share("code"),
     "right in code": reading.right_within("code"),
     "right in prose": reading.right_within("prose"),
-    "steps to lose 0.1": reading.steps_to_lose(LOST),
+    "steps to lose 0.1, or all": reading.steps_to_lose(LOST),
     "entropy": reading.entropy,
     "gradient norm": reading.average("gradient_norm"),
 }
@@ -164,6 +164,15 @@ ANALYSIS = Analysis(
             "for",
         ),
     ),
+    discussion="A wrong reward is learnt as readily as a right one: an inverted one drives both "
+    "strategies to nothing within a dozen steps, one for the worse strategy takes the better one "
+    "away and then harms the worse one, too. Nothing of this raises a base, unlike what the paper "
+    "reports of Qwen; but these problems cannot have been memorised, and a reward for every wrong "
+    "answer is not the paper's, which pays for one wrong answer that the majority gave. A mask at "
+    "the forks delays the fall under an inverted reward a little, if gradients are made equally "
+    "long, and prevents nothing; with gradients as long as they come, longer ones at forks, there "
+    "is no protection to be seen. Which arms are primary, and that gradients are made equal there, "
+    "was decided before they were run, after arms of `fork_rl` had been seen.",
     untested="whether a large model resists longer; rewards that a policy learns to deceive",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from .auroc import auroc
 from .identity import token_prediction, token_share
 from .intervals import bootstrap, cluster_sums, renumbered
 
+_CELLS = 2**23  # activations held at once, in double precision: 64 MB, and a few copies
 _COLUMNS = 2**21  # sums of clusters held at once: 8 bytes each, and as many again a draw
 
 
@@ -58,7 +59,7 @@ def pairs(first: Int[Tensor, " n"], second: Int[Tensor, " n"]) -> Int[Tensor, " 
 def _moments(acts: Tensor, positive: Tensor, clusters: Tensor) -> dict[str, Tensor]:
     """Give effect sizes and firing rates with their intervals."""
     owner = renumbered(clusters)
-    width = max(1, _COLUMNS // (6 * (int(owner.max()) + 1)))
+    width = max(1, min(_COLUMNS // (6 * (int(owner.max()) + 1)), _CELLS // max(len(acts), 1)))
     kinds = torch.stack([positive, ~positive], dim=1).double()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in acts.split(width, dim=1):

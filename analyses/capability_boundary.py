@@ -2,8 +2,8 @@
 
 pass@k counted twice, by right answers and by answers whose every step is valid, for a base, for
 what reinforcement makes of it, and for what distillation makes of it, which is known to widen it.
-Problems lie near what is trained on; further out, where the base solves some nearly always and some
-by luck; and far out, where none of its tries was valid before the plan was made.
+Problems lie near what is trained on; further out, at the longest chains of the base's pretraining;
+and far out, beyond them.
 """
 
 import sys

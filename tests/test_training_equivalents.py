@@ -33,6 +33,21 @@ def test_all_tokens_are_a_quantile_of_1():
     assert not_in_trl(config) == []
 
 
+@pytest.mark.parametrize(
+    ("average", "loss"), [("step", "dapo"), ("sequence", "grpo"), ("micro_batch", "bnpo")]
+)
+def test_means_of_means_are_losses_of_its_own(average, loss):
+    selection = Selection(select="all", average=average)
+    rows = 4 if average == "micro_batch" else None
+    config = quick(selection=selection, prompts=8, n=4, micro_batch_rows=rows)
+    assert trl_arguments(config)["loss_type"] == loss
+    assert not_in_trl(config) == []
+    dropped = quick(
+        selection=selection, prompts=8, n=4, micro_batch_rows=rows, overlong="drop",
+    )  # fmt: skip
+    assert len(not_in_trl(dropped)) == (average != "step")
+
+
 def test_what_it_lacks_is_said():
     said = "\n".join(not_in_trl(quick(**ODD)))
     for word in (

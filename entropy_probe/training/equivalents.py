@@ -6,6 +6,7 @@ from typing import Any
 from .config import TrainConfig
 
 _OPTIMIZERS = {"sgd": "sgd", "adamw": "adamw_torch"}
+_LOSSES = {"step": "dapo", "sequence": "grpo", "micro_batch": "bnpo"}
 
 
 def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def trl_arguments(config: TrainConfig, *, processes: int = 1) -> dict[str, Any]:
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,
         "top_entropy_quantile": _quantile(config),
-        "loss_type": "dapo",
+        "loss_type": _LOSSES[config.selection.average],
         "importance_sampling_level": config.ratio,
         "epsilon": config.clip_low,
         "epsilon_high": config.clip_high,
@@ -78,6 +79,9 @@ def not_in_trl(config: TrainConfig, *, processes: int = 1) -> list[str]:
         ),
         "decay='linear' from the first update: it begins after the warm-up": (
             config.decay == "linear"
+        ),
+        f"average={selection.average!r}: rows that are cut off and dropped count in the mean": (
+            selection.average != "step" and config.overlong == "drop"
         ),
         "stop: pass it in generation_kwargs": bool(config.stop),
         "evaluate_*: evaluate its checkpoints with `probe capture --task`": (

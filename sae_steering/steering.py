@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from entropy_probe.editing import edits_of
 from entropy_probe.hooks import (
     HooksSkipped,
     edit_residuals,
@@ -31,6 +32,7 @@ from .places import (
     places_of,
     prompt_places,
 )
+from .whole import Whole
 
 WHERE: dict[str, Callable[[Places], Tensor]] = {
     "all": all_places,
@@ -52,6 +54,24 @@ class Steered(Engine):
 
     steps: ForkSteps | None = None
     """What was decided step by step, where the places are the forks."""
+
+    def sampling(self, rows: int, steps: int) -> AbstractContextManager:
+        """Give what is entered around the sampling of some rows, while the context lasts."""
+        self._require_open()
+        return super().sampling(rows, steps)
+
+    def scoring(self, rows: Tensor, prompt_lengths: Tensor) -> AbstractContextManager:
+        """Give what is entered around a pass over whole rows, while the context lasts."""
+        self._require_open()
+        return super().scoring(rows, prompt_lengths)
+
+    def _require_open(self) -> None:
+        """Refuse to run as if the model were steered when it no longer is."""
+        if self.editor is not None and self.edit not in edits_of(self.model):
+            raise ValueError(
+                f"the context has ended that steered the model ({self.edit}): sample and score "
+                "inside `with steer(...) as steered`, or pass the model itself for an unsteered run"
+            )
 
 
 @contextmanager
@@ -180,47 +200,6 @@ def edit_of(
     with torch.no_grad():
         directions = feature_directions(sae, keys)
     return Edit(mode, directions, torch.tensor(strengths), names, sae, tuple(keys))
-
-
-class Whole:
-    """Edits the chosen places of every pass; the engine's editor where nothing is run again."""
-
-    def __init__(self, choose: Callable[[Places], Tensor]) -> None:
-        """Keep the choice."""
-        self.choose = choose
-        self._rows: Tensor | None = None
-        self._prompt_lengths: Tensor | None = None
-
-    @contextmanager
-    def sampling(self, rows: int, steps: int) -> Iterator[None]:
-        """Be entered around a sampling, which changes nothing."""
-        yield
-
-    def revise(self, draws, again: Callable[[], Tensor]) -> Tensor:
-        """Give the logits as they are."""
-        return draws.logits
-
-    @contextmanager
-    def scoring(self, rows: Tensor, prompt_lengths: Tensor) -> Iterator[None]:
-        """Know, for as long as it lasts, which rows of a record are run."""
-        self._rows, self._prompt_lengths = rows, prompt_lengths
-        try:
-            yield
-        finally:
-            self._rows = self._prompt_lengths = None
-
-    def choose_places(self, places: Places) -> Bool[Tensor, "batch seq"]:
-        """Choose the places to edit in a pass."""
-        if self._rows is not None:
-            lengths = self._prompt_lengths.to(places.real.device)
-            places = replace(places, rows=self._rows, prompt_lengths=lengths)
-        chosen = self.choose(places)
-        if chosen.dtype != torch.bool or chosen.shape != places.real.shape:
-            raise ValueError(
-                f"where must give a bool mask of {tuple(places.real.shape)}, got "
-                f"{chosen.dtype} of {tuple(chosen.shape)}"
-            )
-        return chosen
 
 
 @dataclass

@@ -226,6 +226,18 @@ def test_the_record_says_what_was_edited(model, tokenizer):
     assert sample(model, tokenizer, PROMPTS, max_new_tokens=2).provenance.edit is None
 
 
+def test_after_the_context_nothing_runs_as_if_it_were_steered(model, tokenizer):
+    with steer(model, None, {PUSH: 5.0}, layer=1) as steered:
+        drawn = sample(steered, tokenizer, PROMPTS, max_new_tokens=2)
+    with pytest.raises(ValueError, match="has ended that steered the model .add push 5"):
+        sample(steered, tokenizer, PROMPTS, max_new_tokens=2)
+    with pytest.raises(ValueError, match="has ended"):
+        score(steered, tokenizer, drawn.tokens, drawn.valid)
+    with steer(model, None, {PUSH: 0.0}, layer=1) as idle:
+        pass
+    assert sample(idle, tokenizer, PROMPTS, max_new_tokens=2).provenance.edit == "nothing"
+
+
 def test_the_record_names_all_edits_under_way_whatever_was_passed(model, tokenizer):
     other = Direction(torch.ones(32), "other")
     one, two = "add push 5 after layer 1, where=all", "add other 0.1 after layer 2, where=all"

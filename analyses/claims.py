@@ -11,7 +11,11 @@ The rules are fixed before anything is run:
   equivalence or non-inferiority test passes.
 - Contradicted: the difference has clearly the other direction, or the equivalence test passes where
   a difference was claimed. A claim of equality: the difference is clear, and large enough.
+- Where both arms have one and the same number in every seed, at a floor or a ceiling, there is
+  nothing to compare, and nothing is shown.
 - Everything else is not shown. Too few seeds to say so is "not judged", with the reason.
+- Differences and equivalences are corrected apart, each over the family: of a primary claim that is
+  false in both ways, the chance of one of the two errors is up to twice the level.
 - Exploratory contrasts are read the same way from t tests without correction, and say so.
 """
 
@@ -151,22 +155,24 @@ def judge(contrasts: Sequence[Contrast], pairs: Pairs) -> list[Verdict]:
             f"at most {MOST} contrasts of a family are primary, got {len(family)}: make the others "
             "exploratory"
         )
-    differences = {}
+    differences, levels = {}, {}
     for contrast in contrasts:
         ours, theirs = (np.asarray(side, dtype=float) for side in pairs(contrast))
-        difference = ours - theirs
-        if np.isfinite(difference).any():  # a seed without the measure has no pair
-            differences[contrast] = difference[np.isfinite(difference)]
+        there = np.isfinite(ours - theirs)  # a seed without the measure has no pair
+        if there.any():
+            differences[contrast] = (ours - theirs)[there]
+            levels[contrast] = set(ours[there]) | set(theirs[there])
     tested = {c: _test(c, d) for c, d in differences.items() if too_few(c, len(d), family) is None}
     primary = [c for c in family if c in tested]
     for name in ("apart", "close"):
         raw = [getattr(tested[c], name) for c in primary] + [1.0] * (len(family) - len(primary))
         for c, p in zip(primary, holm(raw), strict=False):
             tested[c] = replace(tested[c], **{name: p})
-    return [
+    found = [
         _verdict(c, tested[c]) if c in tested else _not_judged(c, d, family)
         for c, d in differences.items()
     ]
+    return [_of_a_level(v, levels[v.contrast]) for v in found]
 
 
 def too_few(contrast: Contrast, seeds: int, family: Sequence[Contrast]) -> str | None:
@@ -225,6 +231,14 @@ def _verdict(contrast: Contrast, tested: _Tested) -> Verdict:
         else:
             statement, why = NOT_SHOWN, f"{name} within {bound} has p = {tested.close:.3g}"
     return Verdict(contrast, statement, why, tested.difference, tested.apart, tested.difference.n)
+
+
+def _of_a_level(verdict: Verdict, values: set[float]) -> Verdict:
+    """Give a verdict as it is, but where all numbers of both arms are one: they decide nothing."""
+    if len(values) > 1 or verdict.statement == NOT_JUDGED:
+        return verdict
+    why = f"both are {min(values):g} in every seed: there is nothing to compare"
+    return replace(verdict, statement=NOT_SHOWN, why=why)
 
 
 def _not_judged(contrast: Contrast, differences: np.ndarray, family: Sequence[Contrast]) -> Verdict:

@@ -9,9 +9,12 @@ are over reinforcement, and contrasts of one pretraining at a time say how much 
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from analyses.claims import Contrast
+import numpy as np
+
+from analyses.claims import CONTRADICTED, NOT_SHOWN, SHOWN, Contrast, Verdict
 from analyses.experiments.analysis import Analysis, Arm, Source
 from analyses.experiments.command import main
 from analyses.experiments.pictures import add_band, forest, framed, over_seeds
@@ -26,8 +29,9 @@ RL = {
     "steps": 16, "prompts": 16, "n": 16, "max_new_tokens": 72, "optimizer": "sgd", "lr": 0.02,
     "warmup": 3, "decay": "linear", "rollouts_every": 0, "selection": {"select": "all"},
 }  # fmt: skip
-# Without several updates a batch there is nothing to clip, and a coin has no effect on average.
-COIN = RL | {"lr": 0.002, "updates": 8, "warmup": 8, "clip_low": 0.2, "clip_high": 0.2}
+# Without several updates a batch there is nothing to clip, and a coin has no effect on average;
+# nor has it where the bounds are wider than the steps.
+COIN = RL | {"lr": 0.002, "updates": 8, "warmup": 8, "clip_low": 0.002, "clip_high": 0.002}
 
 SETTINGS = {
     "task": "arithmetic",
@@ -93,6 +97,12 @@ def of_pretraining(number: int, read: Callable) -> Callable[[Mapping[str, Any]],
     return lambda result: read(result) if result["pretraining"] == number else math.nan
 
 
+def clipped(result: Mapping[str, Any]) -> float:
+    """Give the share of first tokens that were clipped under the coin, over all updates."""
+    found = [step["clip_first"] for step in result["steps"].get("random", ())]
+    return float(np.mean(found)) if found else math.nan
+
+
 def code(what: str, reward: str | None = None) -> Callable[[Mapping[str, Any]], float]:
     """Give what reads the "share" of code, or how often it is "right", before or after a reward."""
 
@@ -111,6 +121,7 @@ MEASURES = {
     **{f"accuracy, {name}": after(name) for name in REWARDS},
     **{f"gain, {name}": gain(name) for name in REWARDS},
     **{f"share of code, {name}": code("share", name) for name in REWARDS},
+    "clipped at the start, random": clipped,
     **{
         f"gain, true, pretraining {number + 1}": of_pretraining(number, gain("true"))
         for number in range(SETTINGS["pretrainings"])
@@ -148,6 +159,39 @@ CONTRASTS = (
         for number in range(SETTINGS["pretrainings"])
     ),
 )  # fmt: skip
+
+
+CLIPPED = 0.01
+"""Share of first tokens that have to be clipped for a coin to have any effect but noise."""
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Give the verdicts: of a coin none without clipping, of a habit those both pretrainings bear.
+
+    Eight seeds stand on two pretrainings, which their interval knows nothing of.
+    """
+    found = results.judged()
+    shares = [s for s in results.values(HALF, clipped).values() if not math.isnan(s)]
+    alone = {v.contrast.name: v.difference for v in found if v.difference is not None}
+    decided = []
+    for verdict in found:
+        name = verdict.contrast.name
+        each = [alone.get(f"{name}, pretraining {n + 1}") for n in range(SETTINGS["pretrainings"])]
+        if name == HELPS and shares and np.mean(shares) < CLIPPED:
+            why = (
+                f"of the first tokens {np.mean(shares):.2g} were clipped, under {CLIPPED:g}: "
+                "this coin is nothing but noise"
+            )
+            verdict = replace(verdict, statement=NOT_SHOWN, why=why)
+        elif name in (MORE, SELECTED) and verdict.statement in (SHOWN, CONTRADICTED):
+            enough = [one is not None and one.value >= verdict.contrast.least for one in each]
+            same = all(enough) if verdict.statement == SHOWN else not any(enough)
+            values = " and ".join("-" if one is None else f"{one.value:+.3g}" for one in each)
+            why = f"{verdict.why}; by pretraining {values}"
+            statement = verdict.statement if same and None not in each else NOT_SHOWN
+            verdict = replace(verdict, statement=statement, why=why)
+        decided.append(verdict)
+    return decided
 
 
 def figures(results: Results) -> list[tuple[str, Any]]:
@@ -207,6 +251,7 @@ ANALYSIS = Analysis(
     measures=MEASURES,
     contrasts=CONTRASTS,
     figures=figures,
+    verdicts=verdicts,
     quick={
         "pretraining": {"steps": 3, "batch": 8, "warmup": 1, "rate": 1e-4}, "keep": False,
         "rewards": {name: {"config": {"steps": 1, "prompts": 2, "n": 4, "updates": 1, "warmup": 0}}

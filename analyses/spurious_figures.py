@@ -1,6 +1,6 @@
 """The figures of `analyses.spurious_rewards` that no other analysis has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,16 @@ def switches(results: Results, arms: Sequence[str]) -> go.Figure:
     pairs = [(a, b) for a in ("code", "prose") for b in ("code", "prose")]
     found = {arm: [switch_points(x.result) for x in results.runs(arm)] for arm in arms}
     found = {arm: each for arm, each in found.items() if each}
-    for number, pair in enumerate(pairs):
-        figures = [over_seeds([one.get(pair, 0.0) for one in each]) for each in found.values()]
+    shown: list[tuple[str, Callable[[Mapping], float]]] = [
+        *((f"{a} to {b}", lambda one, pair=(a, b): one.get(pair, 0.0)) for a, b in pairs),
+        ("from or to another", lambda one: sum(v for pair, v in one.items() if pair not in pairs)),
+    ]
+    shapes = ("", "/", ".", "x", "-")
+    for number, (name, read) in enumerate(shown):
+        figures = [over_seeds([read(one) for one in each]) for each in found.values()]
         figure.add_bar(
-            x=list(found), y=[f.value for f in figures], name=f"{pair[0]} to {pair[1]}",
-            marker={"color": STYLES[number][0], "pattern": {"shape": ["", "/", ".", "x"][number]}},
+            x=list(found), y=[f.value for f in figures], name=name,
+            marker={"color": STYLES[number][0], "pattern": {"shape": shapes[number]}},
             error_y={"array": [f.high - f.value for f in figures], "type": "data"},
         )  # fmt: skip
     figure.add_hline(y=0, line={"color": "#000000", "width": 1})
@@ -118,6 +123,16 @@ def memorised_gain(result: Mapping[str, Any]) -> float:
     if looks[0] is None:
         return reading.NAN
     return looks[-1]["accuracy"] - looks[0]["accuracy"]
+
+
+def memorised_accuracy(look: int) -> Callable[[Mapping[str, Any]], float]:
+    """Give what reads the accuracy on memorised problems at a look; NaN where none were asked."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        seen = result["watched"][look].get("memorised")
+        return reading.NAN if seen is None else seen["accuracy"]
+
+    return read
 
 
 def strategies(results: Results, arms: Sequence[str]) -> go.Figure:

@@ -3,8 +3,10 @@
 Nine rewards on three organisms: the one whose frequent strategy is the better one, the one whose
 frequent strategy is the worse one, and the one that has no second strategy. Then the explanation
 that has been given for random rewards, clipping, with what it predicts for each wording: where a
-strategy's share is over a half it should rise, where it is under a half it should fall. Whether
-clipping got to the token that chooses is counted; where it did not, nothing is said of it.
+strategy's share is over a half it should rise, where it is under a half it should fall. Steps are
+so small here that the usual bounds, 0.8 and 1.2, never reach the token that chooses; they are drawn
+in with the steps, to 0.98 and 1.02. Whether clipping got to that token is counted; where it did
+not, nothing is said of it.
 """
 
 import sys
@@ -22,6 +24,7 @@ from analyses.spurious_figures import (
     drift,
     gammas,
     memorised,
+    memorised_accuracy,
     memorised_gain,
     strategies,
     switches,
@@ -31,6 +34,7 @@ from entropy_probe.tasks import language
 MISLEADING = {"model": "organism:misleading"}
 ABSENT = {"model": "organism:absent"}
 CONTAMINATED = {"model": "organism:contaminated", "watch": {"memorised": 64}}
+# One label a problem, the majority of 16 answers before training.
 LABELS = {"config": {"problems": 400, "label_samples": 16}}
 STILL = {"config": {"lr": 0.0, "steps": 1}, "watch": {"every": 0}}
 # Nothing is clipped.
@@ -42,8 +46,8 @@ SETTINGS = {
     "reward": "random:0.5",
     "config": {
         "steps": 12, "prompts": 48, "n": 16, "max_new_tokens": 72, "optimizer": "sgd",
-        "lr": 0.008, "warmup": 8, "decay": "linear", "updates": 8, "clip_low": 0.2,
-        "clip_high": 0.2, "rollouts_every": 0, "selection": {"select": "all"},
+        "lr": 0.008, "warmup": 8, "decay": "linear", "updates": 8, "clip_low": 0.02,
+        "clip_high": 0.02, "rollouts_every": 0, "selection": {"select": "all"},
     },
     "watch": {"problems": 300, "n": 4, "every": 4, "greedy": True},
 }  # fmt: skip
@@ -58,7 +62,7 @@ primary = partial(Arm, seeds=8, minutes=1.9, role="primary")
 explored = partial(Arm, seeds=3, minutes=1.9)
 control = partial(Arm, seeds=3, minutes=0.4)
 GAMMAS = {0.0: "random 0", 0.3: "random 0.3", 0.5: "random 0.5", 0.7: "random 0.7"}
-CLIPS = ("random 0.5", "no clipping", "one update, small batches", "one update")
+CLIPS = ("random 0.5", "no clipping", "one update, small batches", "one update", "clip 0.2")
 REWARDS = (
     "true answers", "majority", "format", "random 0.5", "wrong majority", "inverted", "code",
 )  # fmt: skip
@@ -70,7 +74,7 @@ ON_CONTAMINATED = tuple(
 FORCED = ("amenable", "misleading", "absent")
 
 ARMS = (
-    primary("random 0.5", "a coin, eight updates a batch, clipped at 0.8 and 1.2"),
+    primary("random 0.5", "a coin, eight updates a batch, clipped at 0.98 and 1.02"),
     primary("no clipping", "the same, ratios not clipped (gradients still are, at length 1)", OPEN),
     primary("one update, small batches", "as many updates and rollouts, each batch fresh",
             small(prompts=6, steps=8 * SETTINGS["config"]["steps"], updates=1)
@@ -81,15 +85,18 @@ ARMS = (
         role="negative control"),
     explored("one update", "as many rollouts, an eighth of the updates",
              small(updates=1, warmup=1)),
+    explored("clip 0.2", "clipped at 0.8 and 1.2, whatever the steps",
+             small(clip_low=0.2, clip_high=0.2)),
     Arm("true answers", "right answers", {"reward": "correct"}, minutes=1.9,
         role="positive control"),
-    explored("majority", "the answer of most of the group", {"reward": "majority"}),
+    Arm("majority", "the answer that most samples gave before training",
+        {"reward": "labels", **LABELS}, minutes=2.5),
     explored("format", "the final marker", {"reward": "format"}),
     Arm("random 0", "never", {"reward": "random:0"}, minutes=1.2, role="negative control"),
     explored("random 0.3", "a coin, three in ten", {"reward": "random:0.3"}),
     explored("random 0.7", "a coin, seven in ten", {"reward": "random:0.7"}),
-    explored("wrong majority", "the majority's answer, where it is wrong",
-             {"reward": "incorrect", **LABELS}),
+    Arm("wrong majority", "that answer, where it is wrong", {"reward": "incorrect", **LABELS},
+        minutes=2.5),
     explored("inverted", "every wrong answer", {"reward": "inverted"}),
     explored("code", "code, right or wrong", {"reward": "strategy:code"}),
     explored(ON_MISLEADING[0], "right answers", {"reward": "correct"} | MISLEADING),
@@ -119,6 +126,9 @@ MEASURES = {
     "entropy": reading.entropy,
     "clipped": reading.average("clip_kept"),
     "gain, memorised": memorised_gain,
+    "accuracy, memorised": memorised_accuracy(-1),
+    "accuracy before, memorised": memorised_accuracy(0),
+    "size of the shift": lambda result: abs(reading.opening_shift(result)),
     "greedy accuracy": reading.greedy_accuracy,
     "accuracy before": reading.accuracy_before,
     "clipped at the start": reading.average("clip_first"),
@@ -141,8 +151,8 @@ CONTRASTS = (
              "primary"),
     Contrast("clipping favours what is likely", "random 0.5", "no clipping",
              "slope of log-odds", "higher", 0.05, "primary"),
-    Contrast("nothing to elicit, no change", "random 0.5, absent", "still, absent", "accuracy",
-             "equal", 0.02, "primary"),
+    Contrast("nothing to elicit, no gain", "random 0.5, absent", "still, absent", "accuracy",
+             "not higher", 0.02, "primary"),
     Contrast("it takes several updates a batch", "random 0.5", CLIPS[2], "slope of log-odds",
              "higher", 0.05),
     Contrast("what is likely becomes likelier", "random 0.5", "still", "slope of log-odds",
@@ -151,8 +161,12 @@ CONTRASTS = (
              "clipped at the start", "higher", CLIPPED),
     Contrast("a random reward helps, greedy", "random 0.5", "still", "greedy accuracy", "higher",
              0.02),
-    Contrast("nothing to elicit, no change, greedy", "random 0.5, absent", "still, absent",
-             "greedy accuracy", "equal", 0.02),
+    Contrast("nothing to elicit, no gain, greedy", "random 0.5, absent", "still, absent",
+             "greedy accuracy", "not higher", 0.02),
+    Contrast("clipping holds seeds together", "random 0.5", "no clipping", "size of the shift",
+             "lower", 0.05),
+    Contrast("bounds of 0.2 do as much", "clip 0.2", "random 0.5", "clipped at the start",
+             "not lower", CLIPPED),
     Contrast("clipping lowers entropy", "random 0.5", "no clipping", "entropy", "lower", 0.01),
     Contrast("a coin raises code", "random 0.5", "still", "share of code", "higher", 0.05),
     Contrast("true answers help more", "true answers", "random 0.5", "accuracy", "higher", 0.02),
@@ -171,6 +185,8 @@ CONTRASTS = (
     Contrast("the format does not help absent", *two(ON_ABSENT[2]), "not higher", 0.02,
              against=BEFORE),
     Contrast("a coin brings back what was memorised", *2 * (ON_CONTAMINATED[1],),
+             "accuracy, memorised", "higher", 0.02, against="accuracy before, memorised"),
+    Contrast("what was memorised suffers less", *2 * (ON_CONTAMINATED[1],),
              "gain, memorised", "higher", 0.02, against="gain"),
     Contrast("forcing code helps amenable", "forced amenable", "still", "accuracy", "higher", 0.05),
     Contrast("forcing code harms misleading", "forced misleading", ON_MISLEADING[2], "accuracy",
@@ -226,8 +242,9 @@ def figures(results: Results) -> list[tuple[str, Any]]:
         ("slopes", intervals(results, CLIPS, reading.opening_slope, at=0.0,
                              x="slope of the log-odds' shift on the log-odds before",
                              title="Does what is likely become more likely?")),
-        ("entropy", curves(results, CLIPS, reading.logged("entropy_all"), x="step",
-                           y="mean entropy of a token, nats", title="Entropy of the rollouts")),
+        ("entropy", curves(results, CLIPS, reading.logged_over_training("entropy_all"),
+                           x="part of the updates done", y="mean entropy of a token, nats",
+                           title="Entropy of the rollouts")),
         ("strategies", strategies(results, REWARDS)),
         ("switches", switches(results, (*REWARDS, *ON_MISLEADING))),
         ("memorised", memorised(results, ON_CONTAMINATED)),
@@ -259,7 +276,7 @@ ANALYSIS = Analysis(
         "watch": {"problems": 20, "n": 1, "every": 0},
     },
     quick_arms=("random 0.5", "no clipping", "still", "random 0", "true answers", "wrong majority",
-                "random 0.5, contaminated", "forced amenable"),
+                "majority", "random 0.5, contaminated", "forced amenable"),
     evidence=(
         Source("2512.16912", "The bias of clipping is negligible; clipping lowers entropy, and "
                "without it accuracy can rise on random rewards, too.", "secondary", "against"),

@@ -87,6 +87,22 @@ def test_two_measures_of_one_arm_are_named_both():
     assert "forks help: base's forks is higher than decoys: +0.05" in said
 
 
+@pytest.mark.parametrize("direction", ["higher", "equal", "not higher"])
+@pytest.mark.parametrize("role", ["primary", "exploratory"])
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_at_a_floor_or_a_ceiling_there_is_nothing_to_compare(direction, role, level):
+    contrast = otherwise(direction=direction, role=role)
+    (found,) = judge([contrast], lambda c: (np.full(8, level), np.full(8, level)))
+    assert found.statement == NOT_SHOWN
+    assert f"both are {level:g} in every seed" in found.why
+    # Numbers that are equal seed by seed, but not at one level, are an equality.
+    values = np.linspace(0.1, 0.8, 8)
+    (found,) = judge([contrast], lambda c: (values, values))
+    assert found.statement == (CONTRADICTED if direction == "higher" else SHOWN)
+    (early,) = judge([contrast], lambda c: (np.zeros(1), np.zeros(1)))
+    assert early.statement == NOT_JUDGED
+
+
 def test_five_paired_seeds_cannot_decide():
     found = verdict(HIGHER, seeds(0.05, 0.001, count=5))
     assert found.statement == NOT_JUDGED

@@ -4,10 +4,11 @@ import math
 
 import pytest
 from declared import check_drawing, check_plan, check_quick, statements
-from made_results import look, results
+from made_results import lines, look
 
-from analyses.claims import CONTRADICTED, SHOWN
+from analyses.claims import CONTRADICTED, NOT_SHOWN, SHOWN
 from analyses.experiments.doses import recipe
+from analyses.experiments.results import Results
 from analyses.pretraining_dose import (
     ANALYSIS,
     BARE,
@@ -23,14 +24,26 @@ from analyses.pretraining_dose import (
 from entropy_probe.training.config import TrainConfig
 
 
-def dosed(true: float, coin: float, share: float = 0.1, inverted: float = -0.2) -> dict:
+def dosed(
+    true: float, coin: float, share: float = 0.1, inverted: float = -0.2, clip: float = 0.05
+) -> dict:
     """Give what a run leaves: accuracy 0.6 before, and gains."""
     gains = {"true": true, "random": coin, "inverted": inverted}
     return {
         "pretraining": 0,
         "before": look(0, 0.6, share),
         "after": {name: look(16, 0.6 + value, share) for name, value in gains.items()},
+        "steps": {"random": [{"clip_first": clip}, {"clip_first": clip}]},
     }
+
+
+def alternating(makers: dict, others: dict | None = None) -> Results:
+    """Give results whose seeds take two pretrainings in turn, the second as others make it."""
+    made = lines(ANALYSIS, makers)
+    for line, other in zip(made, lines(ANALYSIS, makers | (others or {})), strict=True):
+        line["result"] = other["result"] if line["seed"] % 2 else line["result"]
+        line["result"] |= {"pretraining": line["seed"] % 2}
+    return Results(ANALYSIS, made)
 
 
 CLAIMED = {
@@ -63,10 +76,10 @@ def test_a_dose_is_the_share_of_code_whatever_the_problem():
 
 
 def test_what_is_claimed_is_shown_and_a_planted_error_is_seen():
-    assert set(statements(results(ANALYSIS, CLAIMED)).values()) == {SHOWN}
+    assert set(statements(alternating(CLAIMED)).values()) == {SHOWN}
     # Without the habit it was trained as long as with it.
     leaked = CLAIMED | {NONE: lambda e: dosed(0.3 + e, 0.1 + e, 0.0)}
-    found = statements(results(ANALYSIS, leaked))
+    found = statements(alternating(leaked))
     assert found[MORE] == CONTRADICTED
     assert found[HELPS] == found[SELECTED] == SHOWN
 
@@ -76,9 +89,26 @@ def test_to_lose_less_is_no_help():
         HALF: lambda e: dosed(0.3 + e, -0.05 + e, 0.5),
         NONE: lambda e: dosed(0.05 + e, -0.15 + e, 0.0),
     }
-    found = results(ANALYSIS, harmful)
+    found = alternating(harmful)
     assert statements(found)[HELPS] == CONTRADICTED
     assert statements(found, primary=False)["more than without a habit"] == SHOWN
+
+
+def test_what_one_pretraining_alone_bears_is_not_shown():
+    found = alternating(CLAIMED, {HALF: lambda e: dosed(0.08 + e, 0.1 + e, 0.5)})
+    assert statements(found, primary=False)[f"{MORE}, pretraining 1"] == SHOWN
+    assert statements(found)[MORE] == NOT_SHOWN
+    said = {v.contrast.name: v.why for v in found.verdicts()}
+    assert "by pretraining +0.2" in said[MORE]
+    less = {HALF: lambda e: dosed(0.0 + e, 0.1 + e, 0.5)}
+    assert statements(alternating(CLAIMED | less))[MORE] == CONTRADICTED
+
+
+def test_a_coin_that_clips_nothing_is_not_judged_as_if_it_did():
+    still = CLAIMED | {HALF: lambda e: dosed(0.3 + e, 0.1 + e, 0.5, clip=0.001)}
+    found = alternating(still)
+    assert statements(found)[HELPS] == NOT_SHOWN
+    assert "nothing but noise" in {v.contrast.name: v.why for v in found.verdicts()}[HELPS]
 
 
 def test_each_pretraining_is_compared_alone():

@@ -114,6 +114,16 @@ def logged(name: str) -> Callable[[Result], tuple]:
     return curve
 
 
+def logged_over_training(name: str) -> Callable[[Result], tuple]:
+    """Give the same curve over the part of the training that is done, which all arms share."""
+
+    def curve(result: Result) -> tuple[list[float], list[float | None]]:
+        steps, values = logged(name)(result)
+        return [step / steps[-1] for step in steps], values
+
+    return curve
+
+
 def average(name: str) -> Callable[[Result], float]:
     """Give what reads the mean over steps of a number that each logs."""
     return lambda result: _mean([s[name] for s in result["steps"] if s.get(name) is not None])

@@ -110,6 +110,8 @@ def test_answers_are_read_between_their_marks(task):
         f"so <answer> {problem.answer}\n</answer>": 1.0,
         f"<answer>{wrong}</answer> no, <answer>{problem.answer}</answer>!": 1.0,
         f"<answer>{problem.answer}</answer><answer>{wrong}</answer>": 0.0,
+        f"I put it in <answer> tags: <answer>{problem.answer}</answer>": 1.0,
+        f"between <answer> and </answer>: <answer>{problem.answer}</answer>": 1.0,
         f"<answer>{problem.answer}": 0.0,
         problem.answer: 0.0,
         "<answer></answer>": 0.0,
@@ -119,7 +121,7 @@ def test_answers_are_read_between_their_marks(task):
     text = f"so <answer> {problem.answer}\n</answer>"
     start, stop = task.answer_span(text)
     assert text[start:stop] == task.answer_of(problem, text) == problem.answer
-    assert [task.formatted(t) for t in texts] == [True, True, True, False, False, False, False]
+    assert [task.formatted(t) for t in texts] == [True] * 5 + [False] * 4
     assert task.marker == "<answer>"
 
 

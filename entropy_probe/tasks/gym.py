@@ -34,7 +34,8 @@ BATCH = 50
 PATIENCE = 20
 """Problems looked at for each one wanted before a dataset is called too small."""
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+# From the last opening mark before a closing one: others are talked about, as in the instruction.
+_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _OPTION = re.compile(r"(\w+)=(\[[^\]]*\]|[^,\[]*)(?:,|$)")
 
 

@@ -185,7 +185,13 @@ def _write_lines(path: Path, run: Run) -> None:
                 texts = [_texts(pieces) for pieces in mine["top_bytes"].to_pylist()]
                 facts = None if line["facts"] is None else json.loads(line["facts"])
                 record = _plain(line | {"facts": facts, **columns, "top_texts": texts})
-                handle.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+                handle.write(_encodable(text) + "\n")
+
+
+def _encodable(text: str) -> str:
+    """Give a text with U+FFFD for halves of surrogate pairs, which no other tool would read."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _texts(pieces: list[bytes | None] | None) -> list[str | None] | None:

@@ -31,8 +31,9 @@ class Provenance:
     """Candidates kept when drawing, 0 for all; it does not touch the entropy."""
     entropy_basis: str = "logits / temperature, full vocabulary, before top-k and top-p"
     """What distribution entropy, logprobs, ranks and alternatives are of."""
-    entropy_temperature: float = 1.0
-    """Temperature inside that basis: the sampling one, but 1 where decoding was greedy."""
+    entropy_temperature: float | None = 1.0
+    """Temperature inside that basis: the sampling one, but 1 where decoding was greedy; None where
+    an import does not tell."""
     capture: str = "none"
     """Which positions hold residuals, in words."""
     near_ties: int = 0

@@ -46,7 +46,8 @@ def capture_scores(
         source: a run or a record, or texts (or whatever else `sample` takes as prompts), of which
             every token but the first is scored.
         out: the run directory.
-        temperature: of the entropy's basis; the default is the source's, 1 for texts.
+        temperature: of the entropy's basis; the default is the source's, and 1 for texts and for
+            imports that do not tell theirs.
         residual_layers: blocks whose output stream to keep, negatives from the end.
         residual_positions: "forks", "all" or "none".
         alternatives: most probable tokens to record at each position.
@@ -81,7 +82,7 @@ def capture_scores(
     if include_prompts:
         rows = [row | {"valid": [[1, len(row["tokens"])]]} for row in rows]
     arguments = {
-        "temperature": given.temperature if temperature is None else temperature,
+        "temperature": (given.temperature or 1.0) if temperature is None else temperature,
         "residual_layers": list(residual_layers), "residual_positions": residual_positions,
         "alternatives": alternatives, "seed": seed, "batch_size": batch_size,
         "fraction": fraction, **({} if head == "tiles" else {"head": head}),

@@ -27,8 +27,8 @@ class Given:
     """Inputs of a plan: ``tokens``, ``valid`` spans, ``prompt_length``, ``group``, ``reward``."""
     origin: str
     """Where they come from, in words."""
-    temperature: float = 1.0
-    """Temperature of the source's entropies."""
+    temperature: float | None = 1.0
+    """Temperature of the source's entropies; None where it does not tell."""
     task: str | None = None
     """Task whose problems the prompts are."""
     problems: Sequence[Mapping[str, Any]] = ()

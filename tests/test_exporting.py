@@ -15,6 +15,7 @@ from entropy_probe.exporting import EXPORTS, export_run
 from entropy_probe.storage.errors import RunConflict, RunError
 from entropy_probe.storage.parts import parts
 from entropy_probe.storage.run import open_run
+from entropy_probe.storage.saving import save_run
 from entropy_probe.storage.writing import begin, commit
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -90,6 +91,22 @@ def test_json_lines_hold_a_sample_each_with_its_tokens(run, tmp_path):
             ids = whole.alternatives.ids[i, first].tolist()
             pieces = [whole.pieces[token].decode("utf-8", "replace") for token in ids]
             assert line["top_texts"][first] == pieces
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_halves_of_surrogate_pairs_do_not_stop_an_export(tmp_path, to):
+    facts = {"messages": [[{"role": "user", "content": "hi \ud83d ✨"}], "\udc00"], "\ud800": 1}
+    run = save_run(random_record(1), tmp_path / "run", facts=[facts])
+    out = export_run(run, tmp_path / "out", to)
+    if to == "jsonl":
+        (line,) = out.read_bytes().decode("utf-8").splitlines()
+        shown = {"messages": [[{"role": "user", "content": "hi \ufffd ✨"}], "\ufffd"], "\ufffd": 1}
+        assert json.loads(line)["facts"] == shown
+    elif to != "csv":
+        assert json.loads(pq.read_table(out / "samples.parquet")["facts"][0].as_py()) == facts
+    else:
+        with (out / "samples.csv").open(newline="", encoding="utf-8") as handle:
+            assert json.loads(next(csv.DictReader(handle))["facts"]) == facts
 
 
 def test_the_datasets_folder_has_a_card_that_names_its_tables(run, tmp_path):

@@ -17,6 +17,7 @@ from tiny import tiny_tokenizer
 from entropy_probe import heatmap, open_run
 from entropy_probe.importing import import_file
 from entropy_probe.storage.errors import RunConflict, RunError
+from entropy_probe.viewing.facts import origin
 
 FIXTURES = Path(__file__).parent / "fixtures" / "importing"
 UNKNOWN = "<prompt not recorded>"
@@ -32,7 +33,7 @@ def test_a_chat_response_keeps_tokens_numbers_and_alternatives(tmp_path):
     assert record.valid.tolist() == [[False, True, True, True], [False, True, True, False]]
     expected = torch.tensor([0.5, 0.9, 1 / 64]).log()
     assert torch.allclose(record.logprobs[0, 1:], expected)
-    assert record.ranks[0].tolist() == [0, 0, 0, 3]
+    assert record.ranks[0].tolist() == [0, 0, 0, -1]  # the third is not among those listed
     texts = [record.pieces[i].decode() for i in record.alternatives.ids[0, 3].tolist()]
     assert texts == [",", ".", "!"]
     # Known: the three alternatives and the drawn token, which is none of them.
@@ -130,7 +131,11 @@ def test_token_exports_keep_exact_entropies_of_trained_tokens(tmp_path):
     assert record.rewards.isnan().tolist() == [True, True, False]
     assert record.rewards[2] == 0.75
     assert run.provenance.missing_mass is None
-    assert run.provenance.temperature == 0.5
+    # Step 3 is of the older schema, which has no temperatures.
+    assert run.provenance.temperature is None
+    assert "(0.5, not told for some tokens)" in run.provenance.entropy_basis
+    newer = import_file(FIXTURES / "token_exports" / "step_10", tmp_path / "newer").provenance
+    assert (newer.temperature, newer.entropy_temperature) == (0.5, 0.5)
 
 
 def test_the_older_layout_of_token_exports_says_the_same(tmp_path):
@@ -227,6 +232,9 @@ def test_many_rows_are_many_chunks_with_one_vocabulary(tmp_path):
          "finite"),
         ("x.json", b'{"logprobs": {"tokens": ["a"], "token_logprobs": []}}', "differ in length"),
         ("x.jsonl", b'{"choices": []}\nnot json', "line 2 is not JSON"),
+        ("x.jsonl", b'{"choices": []}\n{"foo": 1}', "response 2: it is neither a respo"),
+        ("x.jsonl", b'{"id": "a", "response": null, "error": {}}\n{"a": {}}', "response 2: it is "),
+        ("x.jsonl", b'{"error": {"code": 500}}', "no token in it has a log-probability"),
         ("x.jsonl", b'{"schema_version": 3, "token_ids": []}', "schema version is 3"),
         ("x.jsonl", b'{"schema_version": 1, "token_ids": [1, 2]}', "there is no 'loss_mask'"),
         ("x.jsonl", b'{"schema_version": 1, "token_ids": [1], "loss_mask": [true], "entropy": [1],'
@@ -297,10 +305,11 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 
 def test_what_a_killed_import_left_goes_with_the_next(tmp_path):
-    (tmp_path / ".run.tmp-99").mkdir()
-    (tmp_path / ".run.tmp-99" / "run.json").touch()
+    (tmp_path / "run" / ".tmp-new").mkdir(parents=True)
+    (tmp_path / "run" / ".tmp-new" / "run.json").touch()
     import_file(FIXTURES / "openai_chat.json", tmp_path / "run")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    names = {"run.json", "samples.parquet", "tokens.parquet"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
 
 
 def test_a_format_that_is_named_is_not_guessed(tmp_path):
@@ -318,3 +327,135 @@ def test_an_imported_run_can_be_looked_at(tmp_path, name):
     assert "imported" in page
     assert ("on average" in page) == (name != "token_exports")
     assert ("<td>unknown" in page) == (name == "token_exports")
+
+
+def answer(logprob=-0.25, top=("a", "b"), token="a"):
+    """Give a response of one token, whose alternatives are less and less probable."""
+    listed = [{"token": t, "logprob": -0.25 - 2.0 * i} for i, t in enumerate(top)]
+    entry = {"token": token, "logprob": logprob, "top_logprobs": listed}
+    return {"model": "m", "choices": [{"logprobs": {"content": [entry]}}]}
+
+
+def write_lines(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+ERRORS = (
+    {"custom_id": "a", "response": None, "error": None},
+    {"custom_id": "a", "response": None, "error": {"code": "expired"}},
+    {"custom_id": "a", "response": {"status_code": 400, "body": {"error": {"message": "no"}}}},
+    {"error": {"message": "no"}},
+    {"object": "error", "message": "no"},
+    {"request": {"prompt": "x"}, "response": {"error": "no", "choices": None}},
+)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("first", [False, True])
+def test_errors_and_answers_without_logprobs_are_counted_not_lost(tmp_path, error, first):
+    bare = {"choices": [{"message": {"content": "x"}, "logprobs": None}]}
+    lines = [answer(), bare, error, answer()]
+    file = write_lines(tmp_path / "p.jsonl", lines[2:] + lines[:2] if first else lines)
+    counts = []
+    run = import_file(file, tmp_path / "run", on_skipped=counts.append)
+    assert (len(run), counts) == (2, [2])
+    assert "2 of 4 left out" in run.provenance.origin
+    whole = import_file(FIXTURES / "openai_chat.json", tmp_path / "w", on_skipped=counts.append)
+    assert counts == [2, 0]
+    assert "left out" not in whole.provenance.origin
+
+
+def test_a_choice_without_logprobs_is_counted_among_its_response(tmp_path):
+    response = answer()
+    response["choices"] += [{"logprobs": None}, {"logprobs": {"content": []}}]
+    counts = []
+    run = import_file(
+        write_lines(tmp_path / "p.jsonl", [response]), tmp_path / "run", on_skipped=counts.append
+    )
+    assert (len(run), counts) == (1, [2])
+
+
+def test_logprobs_alone_are_a_response(tmp_path):
+    inner = answer()["choices"][0]["logprobs"]
+    file = write_lines(tmp_path / "p.jsonl", [answer(), inner, {"logprobs": inner}])
+    assert len(import_file(file, tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("response", "rank"),
+    [
+        (answer(-2.0, ()), -1),  # nobody ranked it
+        (answer(-2.0, ("x",)), -1),  # one is more probable, and perhaps others are
+        (answer(-0.25, ("a", "b")), 0),
+        (answer(-2.25, ("x", "a", "b")), 1),
+        (answer(-0.25, ("a",)), 0),  # 78%: no other token can have more
+        (answer(-2.25, ("x", "a")), -1),  # 11% of 89%: others may lie between
+        (answer(-4.25, ("x", "y", "a")), -1),
+    ],
+)
+def test_a_rank_is_known_only_where_the_list_settles_it(tmp_path, response, rank):
+    run = import_file(write_lines(tmp_path / "p.jsonl", [response]), tmp_path / "run")
+    assert run.rollouts().ranks[0].tolist()[1:] == [rank]
+    basis = run.provenance.entropy_basis
+    assert ("the drawn token alone" in basis) == (not run.rollouts().alternatives.ids.numel())
+    assert " 0 most probable" not in basis
+
+
+def exported(temperatures, **changes):
+    """Give a token export of three tokens, two of them trained."""
+    line = {"schema_version": 1, "step": 1, "token_ids": [5, 6, 7]}
+    line |= {"loss_mask": [False, True, True], "entropy": [0.0, 0.5, 0.25]}
+    line |= {"trainer_logprobs": [0.0, -1.0, -2.0]}
+    return line | ({} if temperatures is None else {"temperatures": temperatures}) | changes
+
+
+def test_sequences_without_an_entropy_are_counted(tmp_path):
+    empty = exported([1.0] * 3, loss_mask=[False] * 3)
+    counts = []
+    run = import_file(
+        write_lines(tmp_path / "p.jsonl", [exported([1.0] * 3), empty, empty]),
+        tmp_path / "run",
+        on_skipped=counts.append,
+    )
+    assert (len(run), counts) == (1, [2])
+    assert "2 of 3 left out" in run.provenance.origin
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([[0.6] * 3, [0.8] * 3], " (0.6, 0.8, mixed)"),
+        ([[0.6, 0.6, 0.8]], " (0.6, 0.8, mixed)"),
+        ([None], " (not told)"),
+        ([[0.6] * 3, None], " (0.6, not told for some tokens)"),
+        ([[0.1 * i] * 3 for i in range(1, 8)], " (0.1 to 0.7, mixed)"),
+        ([[0.6] * 3], ""),
+    ],
+)
+def test_an_entropys_temperature_is_stated_only_where_it_is_known(tmp_path, lines, told):
+    file = write_lines(tmp_path / "p.jsonl", [exported(values) for values in lines])
+    run = import_file(file, tmp_path / "run")
+    about, known = run.provenance, not told
+    assert (
+        about.entropy_basis == f"the trainer's logits / sampling temperature{told}, full vocabulary"
+    )
+    assert about.temperature == about.entropy_temperature == (0.6 if known else None)
+    assert ("Entropy at temperature" in dict(origin(run.rollouts()))) is known
+    assert ("Entropy at temperature" in heatmap(run.rollouts())) is known
+
+
+@pytest.mark.parametrize("name", ["openai_chat.json", "trl_text"])
+def test_imports_without_a_temperature_have_none_for_their_entropies(tmp_path, name):
+    about = import_file(FIXTURES / name, tmp_path / "run").provenance
+    assert (about.temperature, about.entropy_temperature) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["prime_tokens.jsonl", "trl_text/completions_00001.parquet"])
+def test_a_file_of_the_folder_one_stands_in_is_named_with_it(tmp_path, monkeypatch, name):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    file = Path(shutil.copy(FIXTURES / name, folder)).name
+    monkeypatch.chdir(folder)
+    for path, out in ((file, "a"), (f"../mine/{file}", "b"), (".", "c")):
+        assert import_file(path, tmp_path / out).provenance.origin.startswith(f"mine/{file}: ")

@@ -24,7 +24,7 @@ def begun(path):
 
 def test_a_place_where_nothing_is_holds_no_run(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".tmp-new").mkdir(parents=True)
     for name in (".run.json.tmp-ab", ".lock", ".lock-1-of-2", ".check-x"):
         (tmp_path / "killed" / name).touch()
     for place in ("none", "empty", "killed", "deep/none"):

@@ -37,17 +37,23 @@ def import_(
 
     prime-rl: token exports, JSON lines or a folder of them; exact entropies of token ids.
     """
-    path = Path(out) if out is not None else Path("runs") / Path(file).stem
+    path = Path(out) if out is not None else _default_out(Path(file))
     from entropy_probe.importing import import_file
+    from entropy_probe.importing.rows import left_out
 
     known = None
     if tokenizer is not None:
         from entropy_probe.models import load_tokenizer
 
         known = load_tokenizer(tokenizer)
-    run = import_file(file, path, format=layout, tokenizer=known, overwrite=overwrite)
-    about = run.provenance
+    counts: list[int] = []
+    run = import_file(
+        file, path, format=layout, tokenizer=known, overwrite=overwrite, on_skipped=counts.append
+    )
+    about, skipped = run.provenance, sum(counts)
     note(f"{counted(len(run), 'sample')} of {about.model}, {about.source}")
+    if skipped:
+        note(left_out(skipped, len(run)))
     name = shlex.quote(str(path))
     if about.source == "text":
         note("there are texts but no numbers per token; a model can give them:")
@@ -58,7 +64,13 @@ def import_(
             note(f"entropies are lower bounds: {words}")
         note(f"next: probe report {name}")
     values = {
-        "run": str(path), "samples": len(run), "source": about.source,
+        "run": str(path), "samples": len(run), "skipped": skipped, "source": about.source,
         "missing_mass": about.missing_mass,
     }  # fmt: skip
     write_path(path, values)
+
+
+def _default_out(file: Path) -> Path:
+    """Give the folder under ``runs`` that has the name of what is imported."""
+    named = file if file.name not in ("", "..") else file.resolve()
+    return Path("runs") / (named.stem or "imported")

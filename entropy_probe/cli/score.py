@@ -8,6 +8,7 @@ import click
 from .failing import usage
 from .machines import Choice, Filling, running
 from .options import count_option, model_options, speaking, writing_options
+from .output import note
 from .prompts import read_prompts, refuse_without_samples
 from .running import check_out, conclude, fill, go_on, goes_on_alone, layer_numbers, require_model
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
-    help="Of the distributions described.  [default: the run's; 1 for a text]",
+    help="Of the distributions described.  [default: the run's; 1 for a text, or where the run "
+    "does not tell]",
 )
 @click.option("--include-prompts", is_flag=True, help="Describe the run's prompts as well.")
 @click.option(
@@ -70,8 +72,10 @@ def score(
     _refuse_same(path, run)
     with running(choice, ray, begun and begun.threads) as where:
         rows, known = _rows(where.tokenizer, source, limit, include_prompts)
+        if temperature is None and known.temperature is None:
+            note(f"{run} does not tell its temperature: scoring at 1; --temperature sets another")
         arguments = {
-            "temperature": known.temperature if temperature is None else temperature,
+            "temperature": (known.temperature or 1.0) if temperature is None else temperature,
             "residual_layers": layer_numbers(where, layers, activations),
             "residual_positions": activations, "alternatives": alternatives, "seed": seed,
             "batch_size": batch_size, "fraction": fraction,

@@ -13,12 +13,12 @@ from entropy_probe.models.vocabulary import special_ids, token_bytes
 from entropy_probe.storage.chunks import write_chunk, write_texts
 from entropy_probe.storage.manifest import COMPLETE, MANIFEST, Manifest, write_manifest
 from entropy_probe.storage.run import Run, open_run
-from entropy_probe.storage.saving import CHUNK_ROWS, put_in_place
-from entropy_probe.storage.writing import find_run, require_writable
+from entropy_probe.storage.saving import CHUNK_ROWS, put_in_place, require_free
 
-from .openai import is_openai, read_openai
+from .openai import read_openai
 from .prime import is_prime, read_prime
 from .reading import read_objects
+from .responses import is_openai
 from .rows import Imported, TextRow, TokenRow, record_of, unreadable
 from .trl import read_trl
 
@@ -35,6 +35,7 @@ def import_file(
     format: str | None = None,
     tokenizer=None,
     overwrite: bool = False,
+    on_skipped: Callable[[int], None] | None = None,
 ) -> Run:
     """Read what another tool left behind into a run directory.
 
@@ -49,12 +50,14 @@ def import_file(
         format: one of `FORMATS`; by default it is recognised by its content.
         tokenizer: gives the texts of token ids that the file has no text of, those of
             ``prime-rl`` and of vLLM's ``token_id:N``.
-        overwrite: replace the run that is there.
+        overwrite: replace the run that is there; other files in the folder stay.
+        on_skipped: called with how many answers or sequences of the file were left out, because
+            they are errors or have no numbers; the run's origin says it as well.
 
     Raises:
         RunError: a file that cannot be read as that, or a directory that cannot be written;
             nothing has been written then.
-        RunConflict: the directory is taken.
+        RunConflict: the directory is taken, or another process is writing to it.
 
     >>> from entropy_probe.importing import import_file
     >>> import_file("logprobs.json", "runs/theirs")  # doctest: +SKIP
@@ -62,8 +65,7 @@ def import_file(
     path, out = Path(path), Path(out)
     if format not in (None, *FORMATS):
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    find_run(out, resume=False, overwrite=overwrite)
-    require_writable(out)
+    require_free(out, overwrite=overwrite)
     _refuse_odd(path)
     files = _files(path, format)
     format = format or _recognised(files[0])
@@ -72,7 +74,11 @@ def import_file(
         "trl": lambda: read_trl(files),
         "prime-rl": lambda: read_prime(files),
     }
-    return _write(readers[format](), out, path, tokenizer)
+    source = readers[format]()
+    run = _write(source, out, path, tokenizer, overwrite)
+    if on_skipped is not None:
+        on_skipped(source.skipped)
+    return run
 
 
 def _refuse_odd(path: Path) -> None:
@@ -132,9 +138,9 @@ def _recognised(file: Path) -> str:
     )
 
 
-def _write(source: Imported, out: Path, path: Path, tokenizer) -> Run:
-    """Write a run beside its place, and put it there when it is whole."""
-    with put_in_place(out, what=repr(str(path))) as folder:
+def _write(source: Imported, out: Path, path: Path, tokenizer, overwrite: bool) -> Run:
+    """Write a run aside, and put it in its place when it is whole."""
+    with put_in_place(out, what=repr(str(path)), overwrite=overwrite) as folder:
         if not _write_chunks(source, folder, tokenizer):
             raise unreadable(path, "there is not a single row in it", "check the path")
         created = datetime.now(UTC).isoformat(timespec="seconds")

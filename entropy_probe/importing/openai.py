@@ -1,5 +1,6 @@
 """Logprobs of OpenAI's API and of servers that speak it, such as vLLM, in JSON or JSON lines."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ from entropy_probe.models.vocabulary import INVENTED
 from entropy_probe.rollout import Provenance
 
 from .fields import listed, logprob_of, mapped, optional, text_of, whole
-from .messages import written_out
 from .reading import read_objects
-from .rows import Imported, Numbers, TokenRow, unreadable
+from .responses import failed, listed_choices, prompt_of, request_and_response
+from .rows import UNKNOWN_RANK, Imported, Numbers, TokenRow, left_out, unreadable
 from .truncated import entropy_bound
 
 _AS_ID = re.compile(r"token_id:(\d{1,9})")
@@ -48,32 +49,24 @@ class _Choice:
     """What else the file says."""
 
 
-def is_openai(value: object) -> bool:
-    """Tell whether a JSON value looks like a response, a choice or a line of a batch."""
-    if not isinstance(value, Mapping):
-        return False
-    inner = value.get("response")
-    body = inner.get("body") if isinstance(inner, Mapping) else None
-    candidates = [v for v in (value, inner, body) if isinstance(v, Mapping)]
-    return any("choices" in c or "logprobs" in c or "top_logprobs" in c for c in candidates)
-
-
 def read_openai(path: Path) -> Imported:
     """Read responses that were asked for with logprobs.
 
     A file holds one response, a list of them, or one a line; a line of a batch's output and
-    ``{"request": …, "response": …}``, which keeps the prompt, will do as well.
+    ``{"request": …, "response": …}``, which keeps the prompt, will do as well. Errors and answers
+    without logprobs are left out and counted.
 
     Raises:
-        RunError: something else, or responses without logprobs.
+        RunError: something else, or nothing but responses without logprobs.
     """
-    choices, models = [], []
+    choices, models, skipped = [], [], 0
     for number, value in enumerate(read_objects(path)):
         try:
-            found, model = _choices(mapped(value, "a response"), number)
+            found, without, model = _choices(mapped(value, "a response"), number)
         except ValueError as error:
             raise unreadable(path, f"response {number + 1}: {error}") from None
         choices += found
+        skipped += without
         models += [model] if model and model not in models else []
     vocabulary = _Vocabulary(choices)
     numbered: dict[object, int] = {}
@@ -92,19 +85,32 @@ def read_openai(path: Path) -> Imported:
             "ask the server for them: logprobs=true and top_logprobs=20 (chat), or logprobs=5",
         )
     most = max(len(n.alternatives) for row in rows for n in row.known.values())
+    origin = (f"{path.name}: logprobs as of OpenAI's API", left_out(skipped, len(rows)))
     provenance = Provenance(
         model=", ".join(models) or "unknown",
         source="import",
         dtype="unknown",
         temperature=None,
-        entropy_basis=f"the server's distribution, its {most} most probable tokens and the rest "
-        "as one: a lower bound; a rank beyond them is how many they are",
-        origin=f"{path.name}: logprobs as of OpenAI's API",
+        entropy_basis=_basis(most),
+        entropy_temperature=None,
+        origin="; ".join(filter(None, origin)),
         missing_mass=sum(missing) / len(missing),
     )
     return Imported(
-        rows, provenance, most, pieces=vocabulary.pieces, special_ids=vocabulary.special
+        rows,
+        provenance,
+        most,
+        pieces=vocabulary.pieces,
+        special_ids=vocabulary.special,
+        skipped=skipped,
     )
+
+
+def _basis(most: int) -> str:
+    """Say what the entropies are of, for so many listed tokens at most."""
+    known = f"its {most} most probable tokens" if most else "the drawn token alone"
+    ranks = "a rank is known where these settle it" if most else "no rank is known"
+    return f"the server's distribution, {known} and the rest as one: a lower bound; {ranks}"
 
 
 class _Vocabulary:
@@ -135,16 +141,16 @@ class _Vocabulary:
         return number
 
 
-def _choices(value: Mapping[str, Any], number: int) -> tuple[list[_Choice], str | None]:
-    """Give the completions in one response, with the model's name."""
-    request, response = _request_and_response(value)
-    listed_choices = response.get("choices")
-    if listed_choices is None:
-        listed_choices = [response if "logprobs" in response else {"logprobs": response}]
-    prompt, messages = _prompt(request)
+def _choices(value: Mapping[str, Any], number: int) -> tuple[list[_Choice], int, str | None]:
+    """Give a response's completions, how many more have no logprobs, and the model's name."""
+    request, response = request_and_response(value)
+    if response.get("choices") is None and failed(value):
+        return [], 1, None
+    given_choices = listed_choices(response)
+    prompt, messages = prompt_of(request)
     usage = mapped(response.get("usage") or {}, "usage")
     out = []
-    for given in listed(listed_choices, "choices"):
+    for given in given_choices:
         choice = mapped(given, "a choice")
         steps = list(_steps(mapped(choice.get("logprobs") or {}, "logprobs")))
         if not steps:
@@ -159,23 +165,8 @@ def _choices(value: Mapping[str, Any], number: int) -> tuple[list[_Choice], str 
             facts["messages"] = [messages, [{"role": "assistant", "content": said.get("content")}]]
         known = None if prompt is None else ("prompt", prompt)
         out.append(_Choice(steps, echoed, prompt, known or ("response", number), facts))
-    return out, optional(response.get("model"), str, "model")
-
-
-def _request_and_response(value: Mapping[str, Any]) -> tuple[Mapping, Mapping]:
-    """Take apart a bare response, a wrapped one, and a line of a batch's output."""
-    if not isinstance(value.get("response"), Mapping):
-        return value, value
-    response = value["response"]
-    request = value.get("request") if isinstance(value.get("request"), Mapping) else value
-    return request, response.get("body") if isinstance(response.get("body"), Mapping) else response
-
-
-def _prompt(request: Mapping[str, Any]) -> tuple[str | None, list | None]:
-    """Give (the prompt's text, its messages), None for what there is not."""
-    if isinstance(request.get("messages"), list):
-        return written_out(request["messages"]), request["messages"]
-    return (request["prompt"], None) if isinstance(request.get("prompt"), str) else (None, None)
+    skipped = max(len(given_choices) - len(out), int(not out))
+    return out, skipped, optional(response.get("model"), str, "model")
 
 
 def _steps(logprobs: Mapping[str, Any]) -> Iterator[_Step]:
@@ -236,15 +227,32 @@ def _row(choice: _Choice, vocabulary: _Vocabulary, group: int) -> tuple[TokenRow
     for position, step in enumerate(choice.steps, start=len(prompt)):
         if step.logprob is None:
             continue
-        listed_too = any(token == step.token for token, _ in step.top)
+        listed_too = _is_listed(step)
         values = [value for _, value in step.top] + ([] if listed_too else [step.logprob])
         entropy, mass = entropy_bound(values)
         missing.append(mass)
         known[position] = Numbers(
             entropy,
             step.logprob,
-            sum(token != step.token and value > step.logprob for token, value in step.top),
+            _rank(step, mass),
             [(vocabulary.id_of(token), value) for token, value in step.top],
         )
     length = len(prompt) or choice.echoed
     return TokenRow(tokens, length, group, known, facts=choice.facts), missing
+
+
+def _is_listed(step: _Step) -> bool:
+    return any(token == step.token for token, _ in step.top)
+
+
+def _rank(step: _Step, missing: float) -> int:
+    """Give how many tokens were more probable than the drawn one, where the file settles it.
+
+    Some servers list the drawn token whatever its rank; it is one of the most probable where a
+    listed one is less probable, or where all that are not listed are together.
+    """
+    if not _is_listed(step):
+        return UNKNOWN_RANK
+    above = sum(token != step.token and value > step.logprob for token, value in step.top)
+    settled = above < len(step.top) - 1 or missing < math.exp(step.logprob)
+    return above if settled else UNKNOWN_RANK

@@ -1,6 +1,6 @@
 """Token exports of prime-rl's trainer: ids, exact entropies and log-probabilities, no texts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from entropy_probe.rollout import Provenance
 
 from .fields import listed, logprob_of, mapped, number, optional, whole
 from .reading import read_lines
-from .rows import Imported, Numbers, TokenRow, unreadable
+from .rows import Imported, Numbers, TokenRow, left_out, named, unreadable
 
 _PER_TOKEN = {"id": "token_ids", "loss_mask": "loss_mask", "entropy": "entropy",
               "trainer_logprob": "trainer_logprobs", "temperature": "temperatures",
               "reward": "rewards", "advantage": "advantages"}  # fmt: skip
 _NEWEST = 2
+_MANY = 5  # temperatures, of which the ends are enough to say
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class _Sequence:
     """Position -> numbers of the tokens that were trained on."""
     start: int
     """Position of the first such token."""
-    temperatures: frozenset[float]
-    """Sampling temperatures of those tokens, as far as told."""
+    temperatures: frozenset[float | None]
+    """Sampling temperatures of those tokens, None where one is not told."""
     reward: float | None
     """Reward, where there is one."""
     facts: Mapping[str, Any]
@@ -45,39 +46,58 @@ def is_prime(value: object) -> bool:
 def read_prime(files: Sequence[Path]) -> Imported:
     """Read ``rank_*.jsonl`` of one training; rows of a step with one prompt form a group.
 
-    A row's valid tokens are those of its loss mask that have an entropy. The entropies are the
-    trainer's, over the full vocabulary; the files hold neither texts nor alternatives nor ranks.
+    A row's valid tokens are those of its loss mask that have an entropy; sequences without any are
+    left out and counted. The entropies are the trainer's, over the full vocabulary; the files hold
+    neither texts nor alternatives nor ranks.
 
     Raises:
         RunError: something else, a newer schema, or no sequence with entropies.
     """
-    temperatures: set[float] = set()
-    rewarded, empty = False, True
+    temperatures: set[float | None] = set()
+    rewarded, rows, skipped = False, 0, 0
     for sequence in _sequences(files):
         temperatures |= sequence.temperatures
         rewarded |= sequence.reward is not None
-        empty = False
-    if empty:
+        rows += bool(sequence.known)
+        skipped += not sequence.known
+    if not rows:
         raise unreadable(files[0], "no sequence in it has a token with an entropy")
     provenance = Provenance(
         model="unknown",
         source="import",
         dtype="unknown",
         temperature=None,
-        entropy_basis="the trainer's logits / sampling temperature, full vocabulary",
-        origin=f"{files[0].parent.name}/{files[0].name}"
-        + (f" and {len(files) - 1} more" if files[1:] else "")
-        + ": token exports of prime-rl",
+        entropy_basis=f"the trainer's logits / sampling temperature{_told(temperatures)}, "
+        "full vocabulary",
+        entropy_temperature=None,
+        origin="; ".join(
+            filter(None, (f"{named(files)}: token exports of prime-rl", left_out(skipped, rows)))
+        ),
     )
-    if len(temperatures) == 1:
-        (one,) = temperatures
+    one = next(iter(temperatures)) if len(temperatures) == 1 else None
+    if one is not None:
         provenance = replace(provenance, temperature=one, entropy_temperature=one or 1.0)
-    return Imported(_rows(files), provenance, rewarded=rewarded)
+    return Imported(_rows(files), provenance, rewarded=rewarded, skipped=skipped)
+
+
+def _told(temperatures: Set[float | None]) -> str:
+    """Say what is known of temperatures that are not all one."""
+    known = sorted(value for value in temperatures if value is not None)
+    if not known:
+        return " (not told)"
+    if len(temperatures) == 1:
+        return ""
+    each = [f"{value:g}" for value in known]
+    words = ", ".join(each) if len(each) < _MANY else f"{each[0]} to {each[-1]}"
+    words += ", mixed" if len(each) > 1 else ""
+    return f" ({words}{', not told for some tokens' if None in temperatures else ''})"
 
 
 def _rows(files: Sequence[Path]) -> Iterator[TokenRow]:
     groups: dict[object, int] = {}
     for sequence in _sequences(files):
+        if not sequence.known:
+            continue
         key = sequence.facts.get("step"), tuple(sequence.ids[: sequence.start])
         group = groups.setdefault(key, len(groups))
         yield TokenRow(
@@ -86,15 +106,14 @@ def _rows(files: Sequence[Path]) -> Iterator[TokenRow]:
 
 
 def _sequences(files: Sequence[Path]) -> Iterator[_Sequence]:
-    """Go through the sequences of all files that have a token with an entropy."""
+    """Go through the sequences of all files, those without an entropy too."""
     for file in files:
         for number_, value in enumerate(read_lines(file), start=1):
             try:
                 found = _sequence(mapped(value, "a sequence"))
             except ValueError as error:
                 raise unreadable(file, f"line {number_}: {error}") from None
-            if found.known:
-                yield found
+            yield found
 
 
 def _sequence(value: Mapping[str, Any]) -> _Sequence:
@@ -103,7 +122,8 @@ def _sequence(value: Mapping[str, Any]) -> _Sequence:
         raise ValueError(f"its schema version is {version}, and this reads up to {_NEWEST}")
     columns = _columns(value)
     ids = [whole(i, "a token id") for i in columns["token_ids"]]
-    known, temperatures = {}, set()
+    known: dict[int, Numbers] = {}
+    temperatures: set[float | None] = set()
     for t, trained in enumerate(columns["loss_mask"]):
         entropy = number(columns["entropy"][t], "entropy")
         logprob = logprob_of(columns["trainer_logprobs"][t], missing=True)
@@ -113,8 +133,7 @@ def _sequence(value: Mapping[str, Any]) -> _Sequence:
         if entropy < -1e-3:
             raise ValueError(f"an entropy is {entropy}, below 0")
         known[t] = Numbers(max(entropy, 0.0), logprob)
-        temperature = number(columns["temperatures"][t], "a temperature")
-        temperatures |= set() if temperature is None else {temperature}
+        temperatures.add(number(columns["temperatures"][t], "a temperature"))
     start = min(known, default=0)
     facts = {
         "step": optional(value.get("export_step", value.get("step")), int, "step"),

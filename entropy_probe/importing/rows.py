@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,6 +79,21 @@ class Imported:
     """Bytes of token ids, as far as known; it may grow while rows are read."""
     special_ids: frozenset[int] = frozenset()
     """Ids that are control tokens, not text."""
+    skipped: int = 0
+    """What the file holds besides the rows: errors, and answers without a number."""
+
+
+def left_out(skipped: int, rows: int) -> str:
+    """Say how much of a file became no row; nothing where all of it did."""
+    if not skipped:
+        return ""
+    return f"{skipped:,} of {skipped + rows:,} left out: errors, or without numbers per token"
+
+
+def named(files: Sequence[Path]) -> str:
+    """Name the first of some files, with its folder, and say how many more there are."""
+    first, more = files[0], len(files) - 1
+    return f"{first.parent.resolve().name}/{first.name}" + (f" and {more} more" if more else "")
 
 
 def unreadable(path: object, why: str, fix: str = "") -> RunError:

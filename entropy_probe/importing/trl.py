@@ -12,7 +12,7 @@ from entropy_probe.rollout import Provenance
 
 from .fields import number
 from .messages import plain, written_out
-from .rows import Imported, TextRow, unreadable
+from .rows import Imported, TextRow, named, unreadable
 
 _TEXTS = ("prompt", "completion")
 _ADVANTAGE, _STEP = "advantage", "step"
@@ -37,9 +37,8 @@ def read_trl(files: Sequence[Path]) -> Imported:
         dtype="unknown",
         temperature=None,
         entropy_basis="none: the file holds text only",
-        origin=f"{files[0].parent.name}/{files[0].name}"
-        + (f" and {len(files) - 1} more" if files[1:] else "")
-        + f": completions logged by TRL, text only{total}",
+        entropy_temperature=None,
+        origin=f"{named(files)}: completions logged by TRL, text only{total}",
     )
     return Imported(_rows(files), provenance, rewarded=bool(names))
 

@@ -1,8 +1,5 @@
-"""A record that exists as a whole becomes a run directory: written beside, then put in place."""
+"""A record that exists as a whole becomes a run directory: written aside, then put in place."""
 
-import glob
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,10 +11,12 @@ from safetensors import SafetensorError
 from entropy_probe.rollout import Rollouts
 
 from .chunks import write_chunk
-from .errors import RunError
-from .files import TEMPORARY, is_full
+from .errors import RunError, cannot_write
+from .files import is_full
+from .locking import writing
 from .manifest import COMPLETE, Manifest, write_manifest
 from .run import Run, open_run
+from .staging import NEW, is_settled, settle, swap
 from .writing import find_run, require_writable
 
 CHUNK_ROWS = 256
@@ -37,11 +36,11 @@ def save_run(
         rollouts: at least one row.
         out: the run directory.
         facts: what else is known of each row, as plain JSON values.
-        overwrite: replace the run that is there.
+        overwrite: replace the run that is there; other files in the folder stay.
 
     Raises:
         ValueError: no rows, or not one mapping of facts a row.
-        RunConflict: the directory is taken.
+        RunConflict: the directory is taken, or another process is writing to it.
         RunError: it cannot be written, or the disk is full; nothing has changed then.
 
     >>> from entropy_probe.storage.saving import save_run
@@ -52,11 +51,10 @@ def save_run(
         raise ValueError("there are no rows to write: a run holds at least one")
     if facts and len(facts) != len(rollouts):
         raise ValueError(f"expected facts of {len(rollouts)} rows, got {len(facts)}")
-    find_run(out, resume=False, overwrite=overwrite)
-    require_writable(out)
+    require_free(out, overwrite=overwrite)
     about = rollouts.provenance
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    with put_in_place(out, what="the record") as folder:
+    with put_in_place(out, what="the record", overwrite=overwrite) as folder:
         for index, start in enumerate(range(0, len(rollouts), CHUNK_ROWS)):
             rows = slice(start, start + CHUNK_ROWS)
             problems = [{"id": None, "answer": None, "facts": dict(f)} for f in facts[rows]]
@@ -66,40 +64,51 @@ def save_run(
     return open_run(out)
 
 
-@contextmanager
-def put_in_place(out: Path, *, what: str) -> Iterator[Path]:
-    """Give an empty folder beside ``out``, which takes its place if the body succeeds.
-
-    Args:
-        out: the folder; what is there goes once the new one is whole.
-        what: what is written, for the error of a full disk.
+def require_free(out: Path, *, overwrite: bool) -> None:
+    """Raise unless a run can be put at ``out``; put back what a writer that was killed took away.
 
     Raises:
+        RunConflict: there is a run that is not to be replaced, or something else, or a writer.
+        RunError: nothing can be written there.
+    """
+    try:
+        settled = is_settled(out)
+    except OSError as error:
+        raise cannot_write(out, error) from None
+    if not settled:
+        with writing(out):
+            settle(out)
+    find_run(out, resume=False, overwrite=overwrite)
+    require_writable(out)
+
+
+@contextmanager
+def put_in_place(out: Path, *, what: str, overwrite: bool) -> Iterator[Path]:
+    """Give an empty folder, whose run takes its place in ``out`` if the body succeeds.
+
+    Args:
+        out: the run directory, which other writers are kept out of meanwhile.
+        what: what is written, for the error of a full disk.
+        overwrite: replace the run that is there once the new one is whole.
+
+    Raises:
+        RunConflict: the directory is taken, or another process is writing to it.
         RunError: the disk is full.
     """
-    for leftover in out.parent.glob(f".{glob.escape(out.name)}{TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = out.with_name(f".{out.name}{TEMPORARY}{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _put(temporary, out)
-    except (OSError, SafetensorError) as error:
-        if not is_full(error):
-            raise
-        raise RunError(
-            f"the disk is full: {what} was not written",
-            f"no space left on device at {str(out.parent)!r}; nothing was kept",
-            "free some space, or pass another folder",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put(temporary: Path, out: Path) -> None:
-    """Put a folder in its place; what was there goes once the new one is there."""
-    old = out.with_name(f".{out.name}{TEMPORARY}old")
-    if out.exists():
-        out.replace(old)
-    temporary.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
+    with writing(out):
+        settle(out)
+        find_run(out, resume=False, overwrite=overwrite)
+        try:
+            (out / NEW).mkdir()
+            yield out / NEW
+            swap(out)
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
+            raise RunError(
+                f"the disk is full: {what} was not written",
+                f"no space left on device at {str(out.parent)!r}; nothing was kept",
+                "free some space, or pass another folder",
+            ) from error
+        finally:
+            settle(out)

@@ -22,6 +22,7 @@ from .manifest import COMPLETE, MANIFEST, PAGE, RUNNING, Manifest, write_manifes
 from .parts import ACTIVATIONS, SAMPLES, TOKENS, committed_chunks
 from .plan import Plan
 from .run import Run, open_run
+from .staging import NEW, discard
 
 _CHECK = ".check-"
 
@@ -83,6 +84,7 @@ def begin(
 ) -> Run:
     """Write `run.json` of a new run, after removing chunks and page of one that was there."""
     remove_leftovers(out / MANIFEST)
+    discard(out)
     (out / PAGE).unlink(missing_ok=True)
     for index in committed_chunks(out):
         _remove_chunk(out, index)
@@ -179,5 +181,5 @@ def _occupied(out: Path) -> bool:
     """Tell whether anything is at a path, locks and leftovers of a killed first write aside."""
     if not out.is_dir():
         return out.exists()
-    ours = (LOCK, _CHECK, f".{MANIFEST}{TEMPORARY}")
+    ours = (LOCK, _CHECK, NEW, f".{MANIFEST}{TEMPORARY}")
     return any(not entry.name.startswith(ours) for entry in out.iterdir())

@@ -74,6 +74,7 @@ def origin(rollouts: Rollouts) -> list[tuple[str, str]]:
     """Give what has to be known to repeat the numbers, as label and text."""
     p = rollouts.provenance
     temperature = "unknown" if p.temperature is None else f"{p.temperature:g}"
+    basis = None if p.entropy_temperature is None else f"{p.entropy_temperature:g}"
     pairs: list[tuple[str, object]] = [
         ("Model", p.model),
         ("Revision", p.revision),
@@ -87,7 +88,7 @@ def origin(rollouts: Rollouts) -> list[tuple[str, str]]:
         ("Top-p, top-k", f"{p.top_p:g}, {p.top_k or 'all'}"),
         ("Entropy of", p.entropy_basis),
         ("Missing mass", None if p.missing_mass is None else f"{p.missing_mass:.2%} on average"),
-        ("Entropy at temperature", f"{p.entropy_temperature:g}"),
+        ("Entropy at temperature", basis),
         ("Residuals", p.capture),
         ("Edited while it ran", p.edit),
         ("Near ties", p.near_ties or None),

@@ -33,6 +33,7 @@ from entropy_probe.training.checking import checked
 from entropy_probe.training.completion import Completion
 from entropy_probe.training.rewards import get_reward
 
+GAPS = [r"\,", r"\;", r"\ ", "~", " ", "\u00a0", "\u2009", "\u202f"]
 HANGING = r"\boxed{9^{9^{9^{9}}}}"
 
 
@@ -82,6 +83,24 @@ def written(path, *rows):
         (r"\sqrt{2}", r"\boxed{1.414213562373095}"),
         (r"\{1,2\}", r"\boxed{\{2, 1\}}"),
         ("A", r"\boxed{\text{A}}"),
+        *((number, rf"\boxed{{{number}{end}}}") for number in ("12", "0.5") for end in ".,; "),
+        *(("1234567", rf"\boxed{{1{gap}234{gap}567}}") for gap in GAPS),
+        *((rf"1{gap}234", r"\boxed{1234}") for gap in GAPS),
+        (r"12\,345\text{ m}", r"\boxed{12345}"),
+        ("2, 345", r"\boxed{345, 2}"),
+        ("-5", "The answer is \u22125."),
+        ("\u22125", r"\boxed{-5}"),
+        ("-5", "\\boxed{\u20135}"),
+        ("(-1,-2)", "\\boxed{(\u20131, \u20132)}"),
+        ("east", r"\boxed{\text{East}}"),
+        (r"\text{east}", r"\boxed{east}"),
+        ("no solution", r"\boxed{\textbf{No} \ \mathrm{solution}.}"),
+        ("no", r"\boxed{NO}"),
+        ("TH", r"\boxed{\text{TH}}"),
+        ("xy", r"\boxed{yx}"),
+        ("x y z", r"\boxed{z y x}"),
+        ("abc", r"\boxed{a \cdot c \cdot b}"),
+        ("infinity", r"\boxed{\infty}"),
     ],
 )
 def test_equal_answers_are_right(task, answer, completion):
@@ -103,6 +122,21 @@ def test_equal_answers_are_right(task, answer, completion):
         ("A", r"\boxed{B}"),
         ("42", rf"\boxed{{42{'+0' * LONGEST}}}"),
         ("unreadable", r"\boxed{readable}"),
+        ("345", "\\boxed{12\u202f345}"),
+        ("2345", r"\boxed{2, 345}"),
+        ("12345", r"\boxed{1 2 345}"),
+        ("103456", r"\boxed{10^3 456}"),
+        ("5", "The answer is \u22125"),
+        ("1/3", r"\boxed{0.333...}"),
+        ("east", r"\boxed{seat}"),
+        ("east", r"\boxed{\text{seat}}"),
+        (r"\text{east}", r"\boxed{seat}"),
+        ("east", "The answer is $seat$"),
+        ("east", r"\boxed{5}"),
+        ("no", r"\boxed{on}"),
+        ("TH", r"\boxed{HT}"),
+        ("ABC", r"\boxed{BCA}"),
+        (r"\text{xy}", r"\boxed{yx}"),
     ],
 )
 def test_other_answers_are_wrong(task, answer, completion):
@@ -160,8 +194,42 @@ def test_equal_answers_are_read_as_one(task):
     assert task.answer_of(problem("3"), "nothing") is None
 
 
+def test_words_are_read_as_words(task):
+    texts = (
+        "east",
+        "seat",
+        r"\text{East}.",
+        "TH",
+        "HT",
+        "no",
+        "on",
+        "xy",
+        r"\text{xy}",
+        "12\\,345;",
+    )
+    read = [task.answer_of(problem("3"), rf"\boxed{{{text}}}") for text in texts]
+    assert read == [
+        "east", "seat", "east", "TH", "HT", "no", "n o", "x y", r"\text{xy}", "12345",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "answer", ["3", r"\frac{1}{2}", "0.25", r"\sqrt{2}", "2x+1", "(1,2)", r"\{1,2\}", "A", r"3\pi"]
+    "answer",
+    [
+        "3",
+        r"\frac{1}{2}",
+        "0.25",
+        r"\sqrt{2}",
+        "2x+1",
+        "(1,2)",
+        r"\{1,2\}",
+        "A",
+        r"3\pi",
+        "East",
+        r"\text{no way}",
+        r"\text{xy}",
+        r"1\,234",
+    ],
 )
 def test_an_answer_that_was_read_is_accepted_where_it_is_right(task, answer):
     read = task.answer_of(problem("0"), rf"so \boxed{{{answer}}}")

@@ -99,8 +99,9 @@ class Math:
     def verify(self, problem: Problem, completion: str) -> float:
         r"""Give 1.0 if the final answer equals the right one, boxed or not, else 0.0.
 
-        The last ``\boxed{}`` counts; without one, the last expression of the text. An answer
-        that takes too long to read, or is longer than any answer, is wrong.
+        The last ``\boxed{}`` counts; without one, an expression soon after the last word "answer"
+        ("the answer is 12"), or else the last of the text. Words are compared as words, whatever
+        their case. An answer that takes too long to read, or is longer than any, is wrong.
         """
         verdict = self._ask(problem, "verify", final_answer(completion))
         if verdict == UNREADABLE:

@@ -27,6 +27,8 @@ from entropy_probe.models.fingerprint import weights_fingerprint
 from entropy_probe.storage.errors import RunError
 from entropy_probe.storage.files import TEMPORARY, is_full
 
+from .model_files import save_model
+
 SCHEMA_VERSION = 1
 FOLDER, STATE, OPTIMIZER = "checkpoints", "checkpoint.json", "optimizer.pt"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
@@ -129,9 +131,7 @@ def write_checkpoint(
         temporary = path.with_name(f".{path.name}{TEMPORARY}{secrets.token_hex(4)}")
         try:
             temporary.mkdir(parents=True)
-            with no_weights_bar():
-                model.save_pretrained(temporary, state_dict=dict(weights))
-            tokenizer.save_pretrained(temporary)
+            save_model(model, tokenizer, temporary, weights)
             torch.save(dict(state), temporary / OPTIMIZER)
             about = {
                 "schema_version": SCHEMA_VERSION,

@@ -15,6 +15,7 @@ from entropy_probe.tasks import Problem, Task
 from .collecting import Source, seed_of
 from .config import TrainConfig
 from .distributed import Ranks
+from .model_files import check_configuration
 from .rewards import Reward, get_reward, needs_labels, parts_of, reward_name
 from .rules import soft_overlong, total
 from .running import decoder_inside
@@ -50,6 +51,7 @@ def check_training(model, tokenizer, task, config: TrainConfig, reward: str | Re
         )
     if isinstance(reward, str):
         get_reward(reward, task=task, labels={})
+    check_configuration(model)
     prompt = _check_prompts(model, tokenizer, training_problems(task, config))
     decoder_inside(model)
     with evaluating(model):

@@ -14,7 +14,7 @@ from .drawing import draw, draw_greedy, keep_candidates
 from .entropy import shift_and_exp, stats_of_shifted
 from .hooks import ResidualReader
 from .keeping import StateKeeper
-from .kvcache import Columns, drop_newest, make_cache
+from .kvcache import Columns, cache_inputs, check_filled, drop_newest, make_cache
 from .models.engine import Draws, Engine
 from .models.finite import not_finite
 from .slots import Prefilled, Slots
@@ -143,6 +143,7 @@ class Loop:
             ids, mask, positions, cache,
             rows=rows, step=torch.zeros_like(rows[:, 0]), alive=rows[:, 0] >= 0,
         )  # fmt: skip
+        check_filled(cache, self.engine.model)
         columns, held = Columns(), {layer: Columns() for layer in states}
         columns.append(mask[..., None])
         for layer, state in states.items():
@@ -208,12 +209,11 @@ class Loop:
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run the model once."""
-        more = {"use_cache": True, **self.engine.last_only}
-        if "position_ids" in self.engine.arguments:
-            more["position_ids"] = positions
+        names, more = self.engine.arguments, {"use_cache": True, **self.engine.last_only}
+        more |= {"position_ids": positions} if "position_ids" in names else {}
         if self._compiled is not None and cache is self._compiled.cache:
             return self._compiled.run(ids, mask, more)
-        logits = self.engine.run(input_ids=ids, attention_mask=mask, past_key_values=cache, **more)
+        logits = self.engine.run(input_ids=ids, **more, **cache_inputs(names, cache, ids, mask))
         states = {} if self.reader is None else self.reader.take(tokens=ids.numel())
         return logits[:, -1], states
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 _ROOM = 16
 """Columns added at least when a buffer is full: attention is slower where rows lie far apart."""
@@ -164,6 +170,45 @@ def empty_like(cache: Cache) -> Cache:
 def is_roomy(cache: Cache) -> bool:
     """Tell whether rows may join a cache in the middle of decoding."""
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+
+
+def cache_inputs(names: frozenset[str], cache: Cache, ids: Tensor, mask: Tensor) -> dict:
+    """Give a cache, and the mask over it, by the names that a model takes.
+
+    Args:
+        names: arguments of the model. One of recurrent states alone (Mamba) calls its cache
+            otherwise, ignores it by the usual name, and wants a mask of what is about to run.
+        cache: made by `make_cache`.
+        ids: what is about to run.
+        mask: over all columns, those about to run included.
+    """
+    if "cache_params" in names and not is_roomy(cache):
+        return {"cache_params": cache, "attention_mask": mask[:, -ids.shape[1] :]}
+    return {"past_key_values": cache, "attention_mask": mask}
+
+
+def check_filled(cache: Cache, model) -> None:
+    """Raise unless a model has left what it has read in a cache, layer by layer.
+
+    Raises:
+        ValueError: it keeps that elsewhere, where rows cannot be moved, or nowhere.
+    """
+    layers = [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]
+    empty = sum(not _filled(layer) for layer in layers)
+    # Of models without recurrent states, some layers may not attend at all.
+    if empty and (empty == len(layers) or getattr(model, "_is_stateful", False)):
+        raise ValueError(
+            f"{type(model).__name__} left nothing in {empty} of {len(layers)} layers of its cache: "
+            "what it has read is kept elsewhere, where rows cannot be told apart; generate with "
+            "its own library, and pass the tokens to score()"
+        )
+
+
+def _filled(layer) -> bool:
+    """Tell whether a layer, which has seen some tokens or none, holds keys or states."""
+    states = [getattr(layer, name, {}).values() for name in ("conv_states", "recurrent_states")]
+    held = (getattr(layer, "keys", None), *states[0], *states[1])
+    return any(each is not None for each in held)
 
 
 def drop_newest(cache: Cache) -> None:

@@ -114,10 +114,10 @@ class Slots:
             move(self.cache, moves, columns, prefilled and prefilled.cache, which, forget=last)
         elif prefilled is None:
             columns = self.mask.length  # such a cache keeps them all
-            self.cache.batch_select_indices(moves.index)
+            self.cache.reorder_cache(moves.index)
         else:
             self.cache = copy.deepcopy(prefilled.cache)
-            self.cache.batch_select_indices(which)
+            self.cache.reorder_cache(which)
         self.mask.move(moves, columns, prefilled and prefilled.mask, which)
         for layer, states in self.held.items():
             states.move(moves, steps, prefilled and prefilled.held[layer], which)

@@ -2,12 +2,14 @@ import functools
 
 import pytest
 import torch
+from recurrent import CONFIGS as RECURRENT
+from recurrent import RWKV, recurrent_model
 from tiny import CONFIGS, VOCAB, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BloomConfig
 from transformers.cache_utils import DynamicCache
 from unbatched import assert_true_of_each_row
 
-from entropy_probe import decoding_loop, sample
+from entropy_probe import decoding_loop, sample, score
 from entropy_probe.decoding_loop import LEAVE
 from entropy_probe.hooks import HooksSkipped
 
@@ -78,6 +80,25 @@ def test_a_cache_whose_rows_cannot_join_gives_the_same(tokenizer, monkeypatch, p
     assert sum(width > 1 for _, width in shapes) >= 3  # 20 rows, 5 at a time
     assert torch.equal(found.tokens, wanted.tokens)
     assert_true_of_each_row(found, model)
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_recurrent_states_are_each_rows_own_whatever_the_padding(family, tokenizer):
+    model = recurrent_model(RECURRENT[family])
+    rollouts = sampled(
+        model, tokenizer, n=2, max_new_tokens=6, residual_layers=[], residual_positions="none"
+    )
+    assert rollouts.valid.sum(1).unique().numel() > 2
+    assert_true_of_each_row(rollouts, model)
+    scored = score(
+        model, tokenizer, rollouts.tokens, rollouts.valid, prompt_lengths=rollouts.prompt_lengths
+    )
+    torch.testing.assert_close(scored.logprobs, rollouts.logprobs, rtol=0, atol=1e-4)
+
+
+def test_a_model_that_keeps_its_state_elsewhere_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"RwkvForCausalLM .* 2 of 2 layers .* score"):
+        sampled(recurrent_model(RWKV), tokenizer, residual_layers=[])
 
 
 def test_the_first_pass_is_the_prompt_and_the_last_token_never_runs(tokenizer, passes):

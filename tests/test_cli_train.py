@@ -17,8 +17,10 @@ from entropy_probe import open_run
 from entropy_probe.advantages import BASELINES, SCALES
 from entropy_probe.cli.training import CONFIG, PRESETS, SELECTION
 from entropy_probe.loss import NORMALIZERS, RATIOS
+from entropy_probe.models import load
 from entropy_probe.training import config, options
 from entropy_probe.training.choosing import CHOICES
+from entropy_probe.training.collecting import NothingToLearn
 from entropy_probe.training.config import TrainConfig
 from entropy_probe.training.journal import read_log
 from entropy_probe.training.options import Selection
@@ -195,6 +197,33 @@ def test_it_goes_on_with_the_revision_that_it_was_begun_with(tmp_path, monkeypat
     assert again.code == 0, again.err
     other = probe("train", "--resume", "-o", out, "--revision", "main")
     assert (other.code, "the weights before training was" in other.told[1]) == (2, True)
+
+
+def test_it_trains_in_float32_unless_told_otherwise(monkeypatch):
+    asked = []
+
+    def loading(*given, dtype, **how):
+        asked.append(dtype)
+        return load(*given, dtype=dtype, **how)
+
+    monkeypatch.setattr("entropy_probe.models.load", loading)
+    dry()
+    refused = probe("train", *MODEL, "--dry-run", "--dtype", "bfloat16")
+    assert asked == ["float32", "bfloat16"]
+    assert refused.code == 2
+    assert "in bfloat16" in refused.err
+    assert "--dtype float32" in refused.err
+
+
+def test_the_way_on_where_nothing_differs_draws_more_often(tmp_path, monkeypatch):
+    def fail(*given, **how):
+        raise NothingToLearn("the rewards are equal")
+
+    monkeypatch.setattr("entropy_probe.training.trainer.train", fail)
+    monkeypatch.setattr("entropy_probe.cli.train._steps", lambda path: 7)
+    result = probe("train", *MODEL, *QUICK, "--resample", 2, "-o", tmp_path / "run")
+    assert result.code == 4
+    assert result.told[2] == f"go on: probe train --resume --resample 8 -o {tmp_path / 'run'}"
 
 
 def test_what_stops_it_is_told_with_what_is_saved(tmp_path):

@@ -10,7 +10,13 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 from words import Words, quick
 
-from entropy_probe.training.journal import Journal, default_log, read_log, trackio_log
+from entropy_probe.training.journal import (
+    Journal,
+    default_log,
+    logged_choices,
+    read_log,
+    trackio_log,
+)
 from entropy_probe.training.trainer import train
 
 
@@ -35,6 +41,16 @@ def test_what_came_after_a_checkpoint_is_written_again(tmp_path):
     again.close()
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2]
     assert "lost" not in read_log(tmp_path)[1]
+
+
+def test_the_last_header_says_what_a_run_does(tmp_path):
+    journal = Journal(tmp_path, [])
+    assert logged_choices(tmp_path) == {}
+    for count in (1, 2):
+        journal.write("header", {"config": {"resample": count}})
+        journal.write("step", {"step": count})
+    assert logged_choices(tmp_path) == {"resample": 2}
+    journal.close()
 
 
 def test_a_line_that_was_being_written_is_left_out(tmp_path):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from entropy_probe.models import load
 from entropy_probe.tasks import get_task
@@ -34,6 +35,18 @@ def organism():
 def labels_of(organism, ranks):
     problems = preparing.training_problems(TASK, CONFIG)
     return preparing._labels(*organism, TASK, problems, CONFIG, ranks, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_round_updates_away_are_refused(dtype):
+    model, tokenizer = load("organism:amenable-300k")
+    model.lm_head.to(dtype)
+    said = rf"got 1 of \d+ in {str(dtype)[6:]}, lm_head.weight .*dtype=\"float32\".*bf16=True"
+    with pytest.raises(ValueError, match=said):
+        preparing.check_training(model, tokenizer, TASK, CONFIG, "correct")
+    model.to(dtype).requires_grad_(False)
+    model.model.norm.float().requires_grad_(True)
+    preparing._check_weights(model)  # as with adapters: what does not train may be of any type
 
 
 def test_labels_are_the_same_whatever_the_number_of_processes(organism):

@@ -230,6 +230,26 @@ def test_where_nothing_differs_what_was_trained_is_saved(tmp_path):
     assert_same(type(model).from_pretrained(saved), model)
 
 
+def test_where_nothing_differed_it_goes_on_with_more_draws(tmp_path):
+    def reward(completions):
+        return rewards_by_group(completions, set(range(9)) if completions[0].step == 2 else ())
+
+    options = {"steps": 4, "reward": reward, "checkpoint_every": 9}
+    unbroken, whole = run(**options, resample=3)
+    with pytest.raises(NothingToLearn, match="go on with a larger resample"):
+        run(**options, resample=1, out=tmp_path / "run")
+    model, _ = run(**options, resample=3, out=tmp_path / "run", resume=True)
+    assert_same(model, unbroken)
+    lines = read_log(tmp_path / "run")
+    assert [line["kind"] for line in lines] == ["header", "step", "step", "header", "step", "step"]
+    assert [line["config"]["resample"] for line in lines if line["kind"] == "header"] == [1, 3]
+    logged = untimed([line for line in lines if line["kind"] == "step"])
+    assert logged == untimed(steps(whole))
+    assert read_about(tmp_path / "run").config["resample"] == 3
+    run(**options, resample=3, out=tmp_path / "run", resume=True)
+    assert read_log(tmp_path / "run") == lines
+
+
 def test_without_a_difference_and_without_resampling_nothing_moves():
     model, result = run(steps=2, reward=lambda completions: [1.0] * len(completions))
     assert_same(model, tiny_model())

@@ -96,8 +96,10 @@ def speaking(command: Callable) -> Callable:
     return _all(flags)(command)
 
 
-def model_options(*, required: bool) -> Decorator:
-    """Add what every verb takes that runs a model."""
+def model_options(
+    *, required: bool, dtype: str = "float32 on the CPU, else the checkpoint's own"
+) -> Decorator:
+    """Add what every verb takes that runs a model; ``dtype`` says which is the default."""
     return _all((
         click.option(
             "--model", metavar="MODEL", required=required,
@@ -106,7 +108,7 @@ def model_options(*, required: bool) -> Decorator:
         click.option("--device", help="cpu, cuda, cuda:1, ...  [default: cuda if there is one]"),
         click.option(
             "--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64", "auto"]),
-            help="[default: float32 on the CPU, else the checkpoint's own]",
+            help=f"[default: {dtype}]",
         ),
         click.option("--revision", help="Hub branch, tag or commit."),
     ))  # fmt: skip

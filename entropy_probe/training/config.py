@@ -87,7 +87,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the problems, their order and the sampling noise."""
     bf16: bool = False
-    """Whether matrix products are in bfloat16; weights and statistics stay what they are."""
+    """Whether matrix products are in bfloat16; weights and statistics stay in float32."""
     shard: bool = False
     """Whether weights, gradients and optimizer state are sharded over the processes."""
     evaluate_every: int = 0

@@ -16,6 +16,9 @@ from .checkpoints import Checkpoint, last_checkpoint
 SCHEMA_VERSION = 1
 ABOUT = "train.json"
 
+FREE = ("resample",)
+"""What a run may be gone on with otherwise: the steps that are done did not need it."""
+
 _NAMES = {"model": "the model's name", "weights": "the weights before training"}
 
 
@@ -51,7 +54,7 @@ class About:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 found.append(f"{_NAMES.get(name, f'the {name}')} was {mine!r}, now {theirs!r}")
-        for name in sorted(set(self.config) | set(other.config)):
+        for name in sorted((set(self.config) | set(other.config)) - set(FREE)):
             mine, theirs = self.config.get(name), other.config.get(name)
             if mine != theirs:
                 found.append(f"{name} was {mine!r}, now {theirs!r}")
@@ -115,8 +118,12 @@ def opened(out: Path, about: About, *, resume: bool) -> Iterator[tuple[About, Ch
         )
     with writing(out):
         if before is None:
+            before = about
             _write(out, about)
-        yield before or about, last_checkpoint(out)
+        elif (config := dict(before.config) | {k: about.config[k] for k in FREE}) != before.config:
+            before = replace(before, config=config)
+            _write(out, before)
+        yield before, last_checkpoint(out)
 
 
 def _refuse_another(out: Path, before: About, about: About, *, resume: bool) -> None:

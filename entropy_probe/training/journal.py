@@ -14,7 +14,8 @@ LOG = "log.jsonl"
 PROJECT = "entropy-probe"
 """What trackio's board calls the runs together."""
 Log = Callable[[dict[str, Any]], None]
-"""Called with each line; ``kind`` is "header", "step" or "evaluation"."""
+"""Called with each line; ``kind`` is "header", "step" or "evaluation". A run that is gone on with
+under another choice has a second header from there on."""
 
 
 class Journal:
@@ -63,6 +64,13 @@ def read_log(out: str | Path) -> list[dict[str, Any]]:
     """
     lines = (Path(out) / LOG).read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def logged_choices(out: Path) -> dict[str, Any]:
+    """Give the configuration of the last header in a run's log; nothing where there is none."""
+    lines = (out / LOG).read_bytes().split(b"\n")[:-1]
+    headers = [line for line in lines if line.startswith(b'{"kind": "header"')]
+    return json.loads(headers[-1])["config"] if headers else {}
 
 
 def default_log(out: Path | None, config: Mapping[str, Any]) -> Log | None:

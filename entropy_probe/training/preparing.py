@@ -39,6 +39,7 @@ def check_training(model, tokenizer, task, config: TrainConfig, reward: str | Re
             f"expected a Hugging Face model to train, got {type(model).__name__}: pass the model "
             "inside the wrapper"
         )
+    _check_weights(model)
     if not callable(getattr(task, "verify", None)):
         raise ValueError(
             f"task {getattr(task, 'name', task)!r} has no verifier: give it a method "
@@ -146,6 +147,20 @@ def _labels(
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(labels, indent=1))
     return labels
+
+
+def _check_weights(model) -> None:
+    """Raise where updates would be lost in the rounding of the weights."""
+    trained = [(name, p.dtype) for name, p in model.named_parameters() if p.requires_grad]
+    rough = [(name, dtype) for name, dtype in trained if dtype.itemsize < 4]
+    if rough:
+        name, dtype = rough[0]
+        raise ValueError(
+            f"expected the parameters that train in float32, got {len(rough)} of {len(trained)} in "
+            f"{str(dtype).removeprefix('torch.')}, {name} the first, which rounds small updates "
+            'away: load the model with dtype="float32" (--dtype float32), and pass bf16=True '
+            "(--bf16) for fast matrix products"
+        )
 
 
 def _check_prompts(model, tokenizer, problems: Sequence[Problem]) -> list[int]:

@@ -27,8 +27,8 @@ from .collecting import NothingToLearn, Source, collect, seed_of
 from .config import TrainConfig
 from .distributed import Ranks, in_lockstep, join, shard_model, with_bf16
 from .evaluation import evaluate
-from .folder import About, opened
-from .journal import Journal, Log, default_log
+from .folder import FREE, About, opened
+from .journal import Journal, Log, default_log, logged_choices
 from .learning import Learner
 from .measures import measure
 from .optimizing import make_optimizer
@@ -72,14 +72,15 @@ def train(
     and update as one process would have; with ``shard=True`` they share the weights, too.
 
     Args:
-        model: a Hugging Face decoder; it is changed.
+        model: a Hugging Face decoder, what trains of it in float32; it is changed.
         tokenizer: its tokenizer. Rows are padded on the right and masked: it needs no pad token.
         task: problems, and their verifier.
         config: everything that the result depends on.
         reward: what is learnt: a name of `entropy_probe.training.rewards`, or a callable.
         out: folder of the log, the checkpoints and the saved rollouts; None keeps nothing.
         resume: go on with the run in that folder, from its last checkpoint: bit for bit on the
-            same machine. The model must be as it was before training, or as it was then.
+            same machine. The model must be as it was before training, or as it was then, and the
+            configuration what it was; ``resample`` may be another from here on.
         log: called with each line of the log, in the first process; default: trackio's local
             board, where it is installed and there is a folder.
         should_stop: asked before each step whether to end early, with a checkpoint.
@@ -87,7 +88,8 @@ def train(
     Raises:
         ValueError: what cannot be trained, with the reason; nothing has changed then.
         RewardError: the reward raised, or gave no finite number; what was trained is saved.
-        NothingToLearn: no group's rewards differ, as often as prompts were drawn; so too.
+        NothingToLearn: no group's rewards differ, as often as prompts were drawn; so too, and
+            the run can be gone on with under a larger ``resample``.
         RunConflict: the folder is taken, or what is there is another run.
 
     >>> from entropy_probe import load
@@ -117,7 +119,7 @@ def train(
             out if ranks.main else None, [log] if log else [], start=progress.log_bytes
         )
         held.callback(journal.close)
-        if not checkpoint:
+        if not checkpoint or (ranks.main and _said_otherwise(out, about)):
             journal.write("header", vars(about) | {"parameters": learner.parameters})
         run = Training(source, learner, engine, journal, out, progress)
         done = run.to_the_end(should_stop or (lambda: False))
@@ -270,6 +272,12 @@ def _about(model, task: Task, config: TrainConfig, reward: str | Reward, ranks: 
         libraries=library_versions("accelerate"),
         hardware=hardware,
     )
+
+
+def _said_otherwise(out: Path, about: About) -> bool:
+    """Say whether the last header of a run's log has other choices than the run goes on with."""
+    said = logged_choices(out)
+    return any(said.get(name) != about.config[name] for name in FREE)
 
 
 def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:

@@ -139,7 +139,9 @@ def containments(results: Results, triples: Sequence[tuple[str, str, str]]) -> A
     is shown beside it: the base's tries in two halves, all ways to halve them averaged.
     """
     figure = framed(
-        "Problems solved by valid steps, of all seeds together", "share of the problems", ""
+        "Problems solved by valid steps in all tries; halves of a base's own tries beside them",
+        "share of the problems, of all seeds together",
+        "",
     )
     parts = {
         "both": ("both", "#0072b2", ""), "only_outer": ("the base alone", "#e69f00", "/"),
@@ -161,8 +163,10 @@ def containments(results: Results, triples: Sequence[tuple[str, str, str]]) -> A
             said = "-" if within is None else f"{within.value:.0%} of its solved"
             names.append(f"{arm} against {base}, {name}: {said} ({len(inner)} problems)")
             n = min(theirs[s]["n"] for s in seeds)
-            found.append(halves(outer, n))
-            names.append(f"{base} against itself, {name}: halves of {n // 2} tries")
+            itself = f"{base} against itself, {name}: halves of {n // 2} tries"
+            if itself not in names:  # a bar of the same name would be stacked on the first
+                found.append(halves(outer, n))
+                names.append(itself)
     for part, (words, colour, pattern) in parts.items():
         figure.add_bar(
             y=names, orientation="h", name=words, x=[each[part] for each in found],

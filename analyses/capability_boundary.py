@@ -105,6 +105,11 @@ CONTRASTS = (
     Contrast("wider from the edge than from inside", "edge", "inside", FAR, "higher", 0.05),
     Contrast("nothing from beyond", "beyond", "shallow", FAR, "equal", 0.05),
     Contrast("the edge helps at one try", "edge", "shallow", "pass@1, near", "higher", 0.01),
+    # Added when the rest was known.
+    Contrast("the base overtakes by answers alone", "trained", "base", f"pass@{N}, far", "lower",
+             0.05),
+    Contrast("distillation forgets", "distilled", "shallow", f"pass@{N} by valid steps, near",
+             "lower", 0.05),
 )  # fmt: skip
 
 
@@ -161,10 +166,17 @@ ANALYSIS = Analysis(
         Source("2507.14843", "What reinforcement can find is bounded by the base's support.",
                "secondary", "for"),
     ),
-    discussion="Whether 256 tries are many depends on the problems: where the base solves all of "
-    "them nothing can be widened, and far out, where none of its tries is valid, reinforcement has "
-    "nothing to reward. The organisms' competence ends abruptly, at the longest chain that they "
-    "were pretrained on, so that there is little between the two.",
+    discussion="The first half of the claim is here: reinforcement makes likelier what the base "
+    "does, on longer problems than it was trained on too, and its samples are ones that the base "
+    "finds likely. The second half cannot be decided with these organisms. Their competence ends "
+    "abruptly, at the longest chain that they were pretrained on: within it the base solves every "
+    "problem in 256 tries, so that nothing can be widened, beyond it none of thousands of tries "
+    "is valid, so that reinforcement there has but lucky answers to reward. That both are at 0 is "
+    "no evidence of a bound. Distillation does move the boundary, and so completely that the "
+    "shorter problems, which it was not shown, are forgotten. How one counts decides the rest: by "
+    "final answers alone many of the far problems would seem to be solved, the base if anything "
+    "ahead, though not one try is valid. (Two contrasts, of answers alone and of what distillation "
+    "forgets, were added when the others were known.)",
     untested="training for thousands of steps, and models that write thousands of tokens",
 )  # fmt: skip
 

@@ -11,8 +11,8 @@ The rules are fixed before anything is run:
   equivalence or non-inferiority test passes.
 - Contradicted: the difference has clearly the other direction, or the equivalence test passes where
   a difference was claimed. A claim of equality: the difference is clear, and large enough.
-- Where both arms have one and the same number in every seed, at a floor or a ceiling, there is
-  nothing to compare, and nothing is shown.
+- Where both arms are at a floor or a ceiling, 0 or 1 in every seed, there is nothing to compare,
+  and nothing is shown.
 - Everything else is not shown. Too few seeds to say so is "not judged", with the reason.
 - Differences and equivalences are corrected apart, each over the family: of a primary claim that is
   false in both ways, the chance of one of the two errors is up to twice the level.
@@ -35,6 +35,9 @@ MOST = 3
 """Primary contrasts of a family at most."""
 
 SHOWN, CONTRADICTED, NOT_SHOWN, NOT_JUDGED = "shown", "contradicted", "not shown", "not judged"
+
+HAIR = "by a hair"
+"""Said of what is shown, where the interval reaches under the smallest effect of interest."""
 
 DIRECTIONS = {
     "higher": "is higher than",
@@ -218,6 +221,8 @@ def _verdict(contrast: Contrast, tested: _Tested) -> Verdict:
             statement, why = CONTRADICTED, f"the other direction, {p}"
         elif apart and large:
             statement, why = SHOWN, p
+            if min(abs(tested.difference.low), abs(tested.difference.high)) < least:
+                why += f"; {HAIR}, since less than {bound} is in the interval"
         else:
             statement = NOT_SHOWN
             why = f"{p}, but under {bound}" if apart else p
@@ -233,9 +238,17 @@ def _verdict(contrast: Contrast, tested: _Tested) -> Verdict:
     return Verdict(contrast, statement, why, tested.difference, tested.apart, tested.difference.n)
 
 
+def withheld(verdicts: Sequence[Verdict], names: Sequence[str], why: str) -> list[Verdict]:
+    """Give verdicts with nothing shown by those of some names, for a reason."""
+    return [
+        replace(v, statement=NOT_SHOWN, why=why) if v.contrast.name in names else v
+        for v in verdicts
+    ]
+
+
 def _of_a_level(verdict: Verdict, values: set[float]) -> Verdict:
-    """Give a verdict as it is, but where all numbers of both arms are one: they decide nothing."""
-    if len(values) > 1 or verdict.statement == NOT_JUDGED:
+    """Give a verdict as it is, but where all of both arms are 0, or all 1: they decide nothing."""
+    if values not in ({0.0}, {1.0}) or verdict.statement == NOT_JUDGED:
         return verdict
     why = f"both are {min(values):g} in every seed: there is nothing to compare"
     return replace(verdict, statement=NOT_SHOWN, why=why)

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from analyses.claims import Contrast
+from analyses.claims import Contrast, Verdict, withheld
 from analyses.experiments import reading
 from analyses.experiments.analysis import Analysis, Arm, Source
 from analyses.experiments.command import main
@@ -19,6 +19,8 @@ from entropy_probe.intervals import t_interval
 STEPS = 24
 PRIMARY = ("forks", "all", "random", "bottom")
 MATCHED = ("forks, matched", "all, matched", "random, matched", "bottom, matched")
+
+BOUNDS = ("clip 0.20", "clip 0.28")
 
 SETTINGS = {
     "model": "organism:amenable",
@@ -65,9 +67,9 @@ ARMS = (
              chosen("forks", 0.2, normalizer="valid")),
     explored("random, all count", "divided by all tokens",
              chosen("random", 0.2, normalizer="valid")),
-    explored("clip 0.20", "four updates a batch, clipped at 0.8 and 1.2",
+    explored(BOUNDS[0], "four updates a batch, clipped at 0.8 and 1.2",
              chosen("all", clip_high=0.2, **UPDATES)),
-    explored("clip 0.28", "four updates a batch, clipped at 0.8 and 1.28",
+    explored(BOUNDS[1], "four updates a batch, clipped at 0.8 and 1.28",
              chosen("all", clip_high=0.28, **UPDATES)),
     explored("small, forks", "0.3 million parameters, the top 20%",
              {"model": "organism:amenable-300k"} | chosen("forks", 0.2)),
@@ -83,6 +85,8 @@ MEASURES = {
     "share of code": reading.strategy_share("code"),
     "gradient norm": reading.average("gradient_norm"),
     "mask on forks": reading.average("mask_on_forks"),
+    "clipped": reading.average("clip_kept"),
+    "accuracy at step 8": reading.accuracy_at(8),
 }
 
 CONTRASTS = (
@@ -90,6 +94,8 @@ CONTRASTS = (
     Contrast("it is the entropy", "forks", "random", "accuracy", "higher", 0.02, "primary"),
     Contrast("the rest is not enough", "bottom", "all", "accuracy", "lower", 0.02, "primary"),
     Contrast("20% are faster", "forks", "all", "mean accuracy", "higher", 0.02),
+    # Added when the rest was known: two of the three looks are on the plateau.
+    Contrast("20% are ahead at step 8", "forks", "all", "accuracy at step 8", "higher", 0.02),
     Contrast("faster at equal length", *MATCHED[:2], "mean accuracy", "higher", 0.02),
     Contrast("entropy at equal length", MATCHED[0], MATCHED[2], "mean accuracy", "higher", 0.02),
     Contrast("the rest at equal length", MATCHED[3], MATCHED[1], "mean accuracy", "lower", 0.02),
@@ -98,10 +104,24 @@ CONTRASTS = (
     Contrast("the divisor", "forks, all count", "forks", "mean accuracy", "equal", 0.02),
     Contrast("longer answers", "forks", "all", "length", "higher", 1.0),
     Contrast("more entropy", "forks", "all", "entropy", "higher", 0.01),
-    Contrast("clip-higher", "clip 0.28", "clip 0.20", "entropy", "higher", 0.01),
+    Contrast("clip-higher", *BOUNDS[::-1], "entropy", "higher", 0.01),
     Contrast("at 0.3 million", "small, forks", "small, all", "accuracy", "not lower", 0.02),
     Contrast("training works", "all", "still", "accuracy", "higher", 0.05),
 )
+
+
+CLIPPED = 0.01
+"""Share of the tokens that have to be clipped for bounds to be compared."""
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Give the verdicts; none on clip-higher where next to nothing was clipped."""
+    found = results.judged()
+    shares = [s for arm in BOUNDS for s in results.values(arm, MEASURES["clipped"]).values()]
+    if not shares or max(shares) >= CLIPPED:
+        return found
+    why = f"at most {max(shares):.2g} of the tokens were clipped, under {CLIPPED:g}"
+    return withheld(found, ["clip-higher"], f"{why}: there is no clipping to compare")
 
 
 def figures(results: Results) -> list[tuple[str, Any]]:
@@ -117,7 +137,7 @@ def figures(results: Results) -> list[tuple[str, Any]]:
                            title="The same, every gradient made equally long")),
         ("final", intervals(results, [arm.name for arm in ARMS], reading.accuracy, x=right,
                             title="Accuracy after training, all arms")),
-        ("entropy", curves(results, (*PRIMARY, "clip 0.20", "clip 0.28"),
+        ("entropy", curves(results, (*PRIMARY, *BOUNDS),
                            reading.logged("entropy_all"), x=step,
                            y="mean entropy of a token, nats", title="Entropy of the rollouts")),
         ("strategy", curves(results, PRIMARY, share, x=step, y="share of completions in code",
@@ -177,6 +197,7 @@ ANALYSIS = Analysis(
     measures=MEASURES,
     contrasts=CONTRASTS,
     figures=figures,
+    verdicts=verdicts,
     quick={
         "config": {"steps": 2, "prompts": 4, "n": 4, "updates": 1, "warmup": 0},
         "watch": {"problems": 20, "n": 1, "every": 0, "positions": 10},
@@ -216,8 +237,10 @@ ANALYSIS = Analysis(
     "still learn a part, since some of the planted choices lie among them. Of an advantage over "
     "all tokens, of longer answers and of a higher entropy, which the paper reports of its larger "
     "models, there is nothing; at 0.3 million parameters the forks are rather behind, by less than "
-    "three seeds can tell. Forks are faster in the first steps, by less than was declared to "
-    "matter.",
+    "three seeds can tell. Forks are ahead at the first look, and level with all tokens from the "
+    "second on, so that over all looks they are ahead by less than was declared to matter. (The "
+    "contrast at the first look was added when the others were known.) Of clip-higher nothing can "
+    "be said: with four updates a batch at this rate next to nothing is clipped.",
     untested="the growth of the benefit with size, seen in the paper from 8 to 32 billion, and "
     "whatever happens above 100 billion: 0.3 and 1 million parameters say nothing of either",
 )

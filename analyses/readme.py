@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from analyses.claims import Verdict
+from analyses.claims import HAIR, Verdict
 from analyses.experiments.analysis import Analysis, Source
 from analyses.experiments.command import read_results
 from analyses.experiments.every import every_analysis
@@ -54,7 +54,8 @@ def short(verdict: Verdict) -> str:
     if verdict.difference is None:
         return text
     d = verdict.difference
-    return f"{text}, {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {d.n} seeds)"
+    text = f"{text}, {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {d.n} seeds)"
+    return f"{text}; {HAIR}" if HAIR in verdict.why else text
 
 
 def section(results: Results) -> Iterator[str]:

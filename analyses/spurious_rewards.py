@@ -10,11 +10,10 @@ not, nothing is said of it.
 """
 
 import sys
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from analyses.claims import NOT_SHOWN, Contrast, Verdict
+from analyses.claims import Contrast, Verdict, withheld
 from analyses.experiments import reading
 from analyses.experiments.analysis import Analysis, Arm, Source, merged
 from analyses.experiments.command import main
@@ -206,10 +205,7 @@ def verdicts(results: Results) -> list[Verdict]:
         f"of the first tokens {sum(shares) / len(shares):.2g} were clipped, under {CLIPPED:g}: "
         "there is no clipping to compare"
     )
-    return [
-        replace(v, statement=NOT_SHOWN, why=why) if v.contrast.name in BY_CLIPPING else v
-        for v in found
-    ]
+    return withheld(found, BY_CLIPPING, why)
 
 
 def figures(results: Results) -> list[tuple[str, Any]]:

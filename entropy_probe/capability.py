@@ -149,8 +149,10 @@ def guess_rate(answers: Sequence[Sequence[str | None]], right: Sequence[str]) ->
         right: per problem, the right one.
 
     Raises:
-        ValueError: fewer than two problems, or other numbers of them.
+        ValueError: fewer than two problems, other numbers of them, or one without any answer.
     """
+    if empty := [i for i, group in enumerate(answers) if not len(group)]:
+        raise ValueError(f"problems {empty} have no answers: leave them out")
     if len(answers) != len(right) or len(right) < 2:
         raise ValueError(
             f"expected two problems or more, as many right answers as problems: got {len(answers)} "

@@ -64,10 +64,11 @@ def contributions(
 
     whole = total(np.ones(len(owner), bool))
     gain = ratio(whole, asked)
+    sign = int(gain.low > 0) - int(gain.high < 0)
     found = []
     for old, new in sorted(set(zip(*(n.tolist() for n in names), strict=True))):
         group = (names[0] == old) & (names[1] == new)
-        share = ratio(total(group), whole) if gain.low > 0 else None
+        share = ratio(sign * total(group), sign * whole) if sign else None
         points = ratio(total(group), asked)
         found.append(Switch(old, new, int(group.sum()), points, share))
     return sorted(found, key=lambda switch: -abs(switch.points.value))

@@ -117,11 +117,11 @@ def test_where_clipping_never_got_to_the_choice_nothing_is_said_of_it():
     found = analysis("spurious_rewards")
     by_clipping = ("clipping favours what is likely", "it takes several updates a batch")
     same = TRUE[found.name] | {
-        "random 0.5": lambda e: result(0.85 + e, clip=0.001),
-        "no clipping": lambda e: result(0.85 + e, clip=0.0),
-        "one update, small batches": lambda e: result(0.85 + e, clip=0.0),
+        "random 0.5": lambda e: result(0.85 + e, slope=e, clip=0.001),
+        "no clipping": lambda e: result(0.85 + e, slope=e, clip=0.0),
+        "one update, small batches": lambda e: result(0.85 + e, slope=e, clip=0.0),
     }
-    reached = same | {"random 0.5": lambda e: result(0.85 + e, clip=0.2)}
+    reached = same | {"random 0.5": lambda e: result(0.85 + e, slope=e, clip=0.2)}
     for makers, statement in ((same, claims.NOT_SHOWN), (reached, claims.CONTRADICTED)):
         verdicts = {v.contrast.name: v for v in results(found, makers).verdicts()}
         assert {verdicts[name].statement for name in by_clipping} == {statement}

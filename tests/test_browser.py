@@ -4,12 +4,14 @@ Needs `playwright` (the `browser` extra) and what `tests/install_browser.sh` ins
 Chromium and axe-core. Skips where they are missing, or fails with `PROBE_REQUIRE_BROWSER=1`.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hostile import HOSTILE, record_of
 from test_page import longer_record
 
@@ -182,6 +184,28 @@ def test_help_metrics_find_and_links(opened):
     it.page.keyboard.press("p")
     assert it.focused() == was
     assert it.complaints == []
+
+
+def test_finding_text_that_lengthens_or_is_missing(opened):
+    record = record_of(["İ".encode(), "İ".encode(), "İ".encode(), b"a", b"x", b"y"], rows=1)
+    it = opened(heatmap(record))
+    for needle, found in (("x", True), ("", True), ("nowhere", False)):
+        it.page.fill("#find", needle)
+        it.page.press("#find", "Enter")
+        assert it.detail().startswith("x\n")
+        assert (it.page.inner_text("#place") == "not found") != found
+    assert it.complaints == []
+
+
+def test_a_rank_that_is_not_known_is_not_coloured(opened):
+    record = record_of([b"t%d" % i for i in range(9)], rows=1)
+    ranks = torch.where(record.valid, torch.arange(10) * 1000, 0)
+    ranks[0, 5] = -1
+    it = opened(heatmap(dataclasses.replace(record, ranks=ranks)))
+    it.page.keyboard.press("3")
+    level = "document.querySelectorAll('article .l > *')[{}].className[0].toLowerCase()"
+    assert it.ask(level.format(4)) == "a"
+    assert it.ask(level.format(5)) == "h"
 
 
 def test_hostile_tokens_do_nothing(opened):

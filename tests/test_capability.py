@@ -65,6 +65,8 @@ def test_the_guess_rate_is_that_of_answers_among_other_problems():
     assert guess_rate(answers, right).value == pytest.approx(np.mean(rates))
     with pytest.raises(ValueError, match="two problems or more"):
         guess_rate([["a"]], ["a"])
+    with pytest.raises(ValueError, match=r"problems \[1\] have no answers"):
+        guess_rate([["a"], []], ["a", "b"])
 
 
 def test_guesses_add_up_as_draws_do():

@@ -101,6 +101,13 @@ def test_solved_sets_are_divided_problem_by_problem():
     assert "100% of its solved (160 problems)" in found.data[0].y[0]
 
 
+def test_a_base_that_two_were_trained_from_is_shown_once():
+    two = [("edge", "shallow", "far"), ("distilled", "shallow", "far")]
+    found = containments(results(ANALYSIS, CLAIMED, noise=0.0), two)
+    assert len(found.data[0].y) == len(set(found.data[0].y)) == 3
+    assert sum(bar.x[-1] for bar in found.data) == pytest.approx(1.0)
+
+
 @pytest.mark.slow
 def test_a_quick_run_goes_from_end_to_end(tmp_path, capsys):
     check_quick(ANALYSIS, tmp_path / "report.html", capsys)

@@ -322,6 +322,27 @@ def test_on_a_full_disk_what_was_saved_is_whole(other):
         subprocess.run(["umount", "small"], check=True)
 
 
+@pytest.mark.parametrize(("good", "code"), [(1, 4), (0, 2)])
+def test_what_cannot_go_on_says_what_is_saved(good, code, monkeypatch):
+    calls = []
+
+    def failing(*arguments, **options):
+        calls.append(1)
+        if len(calls) > good:
+            raise ValueError("the logits of row 0 are not finite")
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr("entropy_probe.computing.sample", failing)
+    words = ("-p", "w1 ", "-p", "w2 ", "--chunk-prompts", 1, "--max-new-tokens", 2, "-o", "run")
+    result = capture(*words)
+    assert result.code == code, result.err
+    assert "not finite" in result.err
+    assert ("1 of 2 chunks are saved" in result.err) == bool(good)
+    if good:
+        assert result.told[2] == "go on with: probe capture --resume -o run"
+        assert len(open_run("run").rollouts()) == 1
+
+
 MODEL = ("--model", tiny_folder())
 BAD = {
     "no model": (("-p", "w1 "), 2, "missing option --model"),
@@ -340,11 +361,21 @@ BAD = {
     "no samples": ((*MODEL, "-p", "w1 ", "--n", 0), 2, "'--n'"),
     "fraction 0": ((*MODEL, "-p", "w1 ", "--fraction", 0), 2, "'--fraction'"),
     "fraction 2": ((*MODEL, "-p", "w1 ", "--fraction", 2), 2, "'--fraction'"),
-    "fraction nan": ((*MODEL, "-p", "w1 ", "--fraction", "nan"), 2, "fraction must be above 0"),
+    "fraction nan": (
+        (*MODEL, "-p", "w1 ", "--layers", "last", "--fraction", "nan"),
+        2,
+        "fraction must be above 0",
+    ),  # fmt: skip
     "cold": ((*MODEL, "-p", "w1 ", "--temperature", -1), 2, "'--temperature'"),
     "layer": ((*MODEL, "-p", "w1 ", "--layers", 3), 2, "layer 3 is out of range"),
     "layer twice": ((*MODEL, "-p", "w1 ", "--layers", "2,-1"), 2, "name a layer twice"),
     "no layers": ((*MODEL, "-p", "w1 ", "--layers", "x"), 2, "'x' names no layers"),
+    "share of nothing": ((*MODEL, "-p", "w1 ", "--fraction", 0.1), 2, "no layer to keep"),
+    "share of all": (
+        (*MODEL, "-p", "w1 ", "--layers", "last", "--activations", "all", "--fraction", 0.1),
+        2,
+        "--fraction of what",
+    ),
     "no layer kept": ((*MODEL, "-p", "w1 ", "--activations", "all"), 2, "no layer to keep"),
     "alternatives": ((*MODEL, "-p", "w1 ", "--alternatives", 98), 2, "at most 97"),
     "task": ((*MODEL, "--task", "arithmetics"), 2, "no such task: arithmetics"),

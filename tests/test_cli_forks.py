@@ -119,3 +119,11 @@ def test_hostile_text_is_inert(tmp_path):
         assert result.code == 0
         assert not invisible(result.out)
         assert re.search(r"\[/INST\]", result.out)
+
+
+@pytest.mark.parametrize("words", [("--scope", "group"), ("--fraction", 0.1)])
+def test_what_a_threshold_does_not_read_is_refused(run, words):
+    result = probe("forks", run, "--threshold", 0.5, *words)
+    assert result.code == 2
+    assert words[0] in result.err
+    assert probe("forks", run, "--threshold", 0.5, "--json").json["scope"] is None

@@ -92,3 +92,10 @@ def test_names_are_inert():
         assert not invisible(result.out + result.err)
         assert len(result.out.splitlines()) == (3 if not words else 1)
     assert "⟨ESC⟩[31m⟨RLO⟩b[/INST]" in probe("ls").out
+
+
+def test_where_there_is_nothing_json_is_one_document():
+    Path("empty").mkdir()
+    result = probe("ls", "empty", "--json")
+    assert result.code == 5
+    assert result.json["error"]["code"] == "nothing"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hostile import HOSTILE, record_of
 from test_terminal import invisible
 
 from entropy_probe import open_run
+from entropy_probe.viewing.page import heatmap
 from entropy_probe.viewing.terminal import terminal_heatmap
 
 
@@ -130,3 +132,16 @@ def test_hostile_text_is_inert(tmp_path):
     assert "⟨ESC⟩[31m⟨RLO⟩" in excerpt
     assert not invisible(excerpt)
     assert "m⟨ESC⟩]0;owned⟨BEL⟩⟨RLO⟩[/INST]" in probe("show", folder).out
+
+
+def test_rollouts_are_named_as_on_the_page(tmp_path):
+    record = record_of([b"a", b"b"], rows=5)
+    record = dataclasses.replace(record, groups=torch.tensor([7, 3, 7, 3, 3]))
+    write_run(tmp_path / "run", record)
+    lines = probe("show", tmp_path / "run").out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("sample "))
+    shown = [line.split()[:2] for line in lines[at + 1 : at + 6]]
+    page = heatmap(open_run(tmp_path / "run").rollouts())
+    names = re.findall(r"<h3[^>]*>Rollout (.*?)</h3>", page)
+    assert sorted(names) == sorted(name for _, name in shown)
+    assert shown == [["0", "1.1"], ["1", "2.1"], ["2", "1.2"], ["3", "2.2"], ["4", "2.3"]]

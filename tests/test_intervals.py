@@ -47,6 +47,8 @@ def test_bca_of_another_statistic_and_of_equal_values():
     median = bca_interval(np.arange(41.0), np.median, draws=500)
     assert median.value == 20
     assert 10 < median.low < 20 < median.high < 30
+    jagged = bca_interval([0.0] * 7 + [1.0], np.median, draws=500)
+    assert 0 == jagged.value <= jagged.low <= jagged.high <= 1
     same = bca_interval([0.5, 0.5, 0.5])
     assert (same.low, same.value, same.high) == (0.5, 0.5, 0.5)
 

@@ -428,3 +428,20 @@ def test_ids_are_unique_and_links_have_targets():
     assert {link[1:] for link in links} <= set(ids)
     assert all(link.startswith("#") for link in links)
     assert sum(t == "h1" for t, _ in page.tags) == 1
+
+
+@pytest.mark.parametrize(("count", "means"), [(480, False), (481, True), (600, True)])
+def test_charts_of_means_claim_nothing_of_single_tokens(count, means):
+    page = heatmap(record_of([b"t%d" % i for i in range(count)], rows=1), scope="sequence")
+    label = re.search(r'<svg [^>]*aria-label="([^"]*)"', page)[1]
+    assert ("the mean of about" in label) == means
+    assert ("<line " in page) != means
+
+
+def test_bytes_that_nobody_knows_are_not_made_up():
+    record = record_of([b"a", b"b"], rows=1)
+    named = {token: piece for token, piece in record.pieces.items() if piece != b"b"}
+    page = Page(heatmap(dataclasses.replace(record, pieces=named)))
+    shared = next(json.loads(text) for attrs, text in page.scripts if attrs.get("id") == "shared")
+    assert ["<id 2>", "not known"] in [[e[0].replace("·", " "), e[1]] for e in shared["pool"]
+                                       if isinstance(e, list)]  # fmt: skip

@@ -41,6 +41,8 @@ def test_shares_of_a_clear_gain_add_up_to_one():
     assert [abs(s.points.value) for s in found] == sorted(
         (abs(s.points.value) for s in found), reverse=True
     )
+    lost = contributions(problem, new, old, right_before=now, right_after=right)
+    assert sum(s.share.value for s in lost) == pytest.approx(1.0)
 
 
 def test_pairs_have_to_be_pairs():

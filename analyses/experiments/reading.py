@@ -85,6 +85,13 @@ def opening_slope(result: Result) -> float:
     return float(np.polyfit(before, shifts, 1)[0])
 
 
+def accuracy_at(step: int) -> Callable[[Result], float]:
+    """Give what reads the accuracy of the look after a step; NaN where there is none."""
+    return lambda result: next(
+        (look["accuracy"] for look in result["watched"] if look["step"] == step), NAN
+    )
+
+
 def watched(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Result], tuple]:
     """Give the curve of what is read from each look."""
 

@@ -56,6 +56,10 @@ def forks(
     if given and (threshold is not None or rule == "threshold"):
         why = "--fraction belongs to the rule exact, --threshold to the rule threshold"
         raise usage("forks by share or by threshold?", why, "pass one of them")
+    given = context.get_parameter_source("scope") is not ParameterSource.DEFAULT
+    if given and (threshold is not None or rule == "threshold"):
+        why = "a threshold in nats is the same for all tokens, whatever they are compared with"
+        raise usage("--scope beside a threshold?", why, "leave --scope out")
     found, rollouts = read_run(run)
     chosen = choose(rollouts, fraction, scope, rule, threshold)
     kept, total = int(chosen.mask.sum()), int(rollouts.valid.sum())
@@ -67,7 +71,8 @@ def forks(
         write_json(
             {
                 "run": run, "fraction": None if threshold is not None else fraction,
-                "scope": scope, "rule": rule or ("exact" if threshold is None else "threshold"),
+                "scope": scope if threshold is None else None,
+                "rule": rule or ("exact" if threshold is None else "threshold"),
                 "threshold": min(chosen.thresholds), "thresholds": chosen.thresholds,
                 "tokens": total, "forks": kept, "distinct": len(lines), "list": lines[:top],
             }

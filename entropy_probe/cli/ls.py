@@ -31,13 +31,13 @@ def ls(folder: str) -> None:
         raise usage(f"{folder!r} is not a folder", why, "pass a folder that holds runs")
     found = [describe(file.parent) for pattern in _DEPTHS for file in path.glob(pattern)]
     found.sort(key=lambda run: (run["created"] or "", run["run"]), reverse=True)
-    if wants_json():
-        write_json(found)
-    elif found:
-        click.echo("\n".join(_lines(found)))
     if not found:
         why = f"no run.json in {folder!r} or two folders below it"
         raise Failure("nothing", "there are no runs", why, "make one: probe demo")
+    if wants_json():
+        write_json(found)
+    else:
+        click.echo("\n".join(_lines(found)))
 
 
 def describe(path: Path) -> dict[str, Any]:

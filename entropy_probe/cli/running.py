@@ -81,14 +81,21 @@ def default_out(model: str) -> Path:
 def layer_numbers(
     where: Here | OnRay, layers: tuple[int, ...] | str | None, activations: str
 ) -> list[int]:
-    """Give the layers to keep, ``all`` written out."""
+    """Give the layers to keep, ``all`` written out; refuse options that nothing would read."""
+    source = click.get_current_context().get_parameter_source
+    given = [
+        name for name in ("activations", "fraction") if source(name) is ParameterSource.COMMANDLINE
+    ]
     if layers is None:
-        if click.get_current_context().get_parameter_source("activations") is not (
-            ParameterSource.COMMANDLINE
-        ):
+        if not given:
             return []
-        why = f"--activations {activations} was given, but no layer to keep them of"
-        raise usage("activations of which layers?", why, "add --layers last, or 0,8,-1, or all")
+        why = f"--{given[0]} was given, but no layer to keep activations of"
+        fix = "add --layers last, or 0,8,-1, or all"
+        fix += "; `probe report` and `probe forks` take a --fraction of their own"
+        raise usage("activations of which layers?", why, fix)
+    if "fraction" in given and activations != "forks":
+        why = f"--activations {activations} does not go by forks"
+        raise usage("--fraction of what?", why, "leave --fraction out")
     return list(range(where.depth())) if layers == "all" else list(layers)
 
 
@@ -148,26 +155,34 @@ def resumable(out: Path, kind: str, shard: tuple[int, int] | None = None) -> Ite
         raise _cut_off("run", error.what, error.why, out, on, error.fix) from error
     except RunError:
         raise
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (ValueError, RuntimeError, MemoryError, OSError) as error:
         told = explain(error)
+        if isinstance(error, ValueError) and not _saved(out):
+            raise
         raise _cut_off(told.kind, told.what, told.why, out, on, told.fix) from error
 
 
 def _cut_off(kind: str, what: str, why: str, out: Path, on: str, fix: str = "") -> Failure:
     """Say what a run that was cut off has left, and what goes on with it."""
     from entropy_probe.storage.manifest import read_manifest
-    from entropy_probe.storage.parts import committed_chunks
 
     try:
         planned = read_manifest(out).plan
     except RunError:
         return Failure(kind, what, why or "nothing was saved", fix or "run it again")
-    saved = len(committed_chunks(out))
+    saved = _saved(out)
     if saved and kind != "interrupted":
         kind = "partial"
     chunks = planned.chunks if planned else saved
     safe = f"{saved} of {chunks} chunks are saved and whole in {str(out)!r}"
     return Failure(kind, what, f"{why}; {safe}" if why else safe, f"go on with: {on}")
+
+
+def _saved(out: Path) -> int:
+    """Count the chunks that are saved."""
+    from entropy_probe.storage.parts import committed_chunks
+
+    return len(committed_chunks(out))
 
 
 def conclude(run: "Run") -> None:

@@ -95,10 +95,10 @@ def _show_run(run: "Run", rollouts: "Rollouts", marks: "Marks", top: int) -> Non
     if not lines:
         return
     click.echo()
-    rows = [["sample", "prompt", "tokens", "forks", "reward", "text"]]
+    rows = [["sample", "rollout", "tokens", "forks", "reward", "text"]]
     for line in lines:
         reward = "—" if line["reward"] is None else f"{line['reward']:.3g}"
-        names = [str(line[name]) for name in ("sample", "prompt", "tokens", "forks")]
+        names = [str(line[name]) for name in ("sample", "rollout", "tokens", "forks")]
         rows.append([*names, reward, line["text"]])
     click.echo("\n".join(table(rows, right=frozenset(range(5)))))
     if len(lines) < len(run) and not is_quiet():
@@ -109,10 +109,11 @@ def _show_run(run: "Run", rollouts: "Rollouts", marks: "Marks", top: int) -> Non
 
 
 def _samples(run: "Run", rollouts: "Rollouts", marks: "Marks", top: int) -> list[dict[str, Any]]:
-    """Give a line for each of the first samples."""
+    """Give a line for each of the first samples, its rollout named as on the page."""
+    from entropy_probe.viewing.marks import ordinal_names
     from entropy_probe.viewing.visible import visible_text
 
-    lines = []
+    lines, names = [], ordinal_names(rollouts)
     for row, number in enumerate(run.sample_numbers[:top]):
         reward = None if rollouts.rewards is None else float(rollouts.rewards[row])
         text = visible_text(rollouts.completion(row))
@@ -120,6 +121,7 @@ def _samples(run: "Run", rollouts: "Rollouts", marks: "Marks", top: int) -> list
             {
                 "sample": number,
                 "prompt": int(rollouts.groups[row]),
+                "rollout": "{}.{}".format(*names[row]),
                 "tokens": int(rollouts.valid[row].sum()),
                 "forks": int(marks.forks[row].sum()),
                 "reward": None if reward is None or reward != reward else reward,

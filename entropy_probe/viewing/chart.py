@@ -19,6 +19,8 @@ class Chart:
     """How many columns."""
     each: int
     """Tokens a column, rounded."""
+    means: bool
+    """Whether some columns are means of several tokens."""
     top: int
     """Entropy at the top, in thousandths of nats."""
     every: str
@@ -51,7 +53,8 @@ def draw_chart(strip: Strip, top: int) -> Chart | None:
     total = np.add.reduceat(strip.entropy[:last], edges) / sizes
     ours = np.add.reduceat((strip.entropy * fork)[:last], edges) / sizes
     marked = np.add.reduceat(fork[:last].astype(int), edges) > 0
-    if last - first > columns:
+    means = last - first > columns
+    if means:
         top = max(500, 500 * ceil(total.max() / 500))
     # A fork is never invisible, however low its entropy.
     low = np.maximum(_heights(ours, top), marked)
@@ -61,7 +64,7 @@ def draw_chart(strip: Strip, top: int) -> Chart | None:
         f"M{x} {HEIGHT}v-{h}h1v{h}" for x, h in enumerate(low.tolist()) if h and marked[x]
     )
     each = round((last - first) / columns)
-    return Chart(columns, each, top, f"M0 {HEIGHT}{every}V{HEIGHT}z", forks)
+    return Chart(columns, each, means, top, f"M0 {HEIGHT}{every}V{HEIGHT}z", forks)
 
 
 def _heights(thousandths: np.ndarray, top: int) -> np.ndarray:

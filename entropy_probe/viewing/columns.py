@@ -22,6 +22,8 @@ VALID, FORK, CONTROL, CAPTURED, SPECIAL, PROMPT = (1 << bit for bit in range(6))
 
 NUMBER_WIDTH = 3
 """Digits of an entropy, a log-probability or a rank: up to 262143."""
+UNKNOWN_BYTES = "not known"
+"""What stands for the bytes of an id that the record does not name."""
 HIDDEN = "▒"
 """What stands for a prompt token that is not shown."""
 
@@ -49,6 +51,9 @@ class Pool:
         for token in self.index:
             piece = self.piece(token)
             shown = visible(piece)
+            if token not in self.pieces:
+                out.append([shown, UNKNOWN_BYTES])
+                continue
             plain = shown.replace(SPACE, " ").encode() == piece
             out.append(shown if plain else [shown, hex_bytes(piece)])
         return out

@@ -5,6 +5,7 @@
   [...DIGITS].forEach((digit, value) => { VALUE[digit.charCodeAt(0)] = value; });
   const [VALID, FORK, CONTROL, CAPTURED, SPECIAL, PROMPT] = [1, 2, 4, 8, 16, 32];
   const METRICS = ["entropy", "logprob", "rank", "reward"];
+  const UNKNOWN_RANK = 64 ** 3 - 1;
 
   const root = document.documentElement;
   const one = (selector, inside = document) => inside.querySelector(selector);
@@ -118,7 +119,7 @@
   const numbers = (fact) => {
     const list = make("dl", "numbers");
     const pairs = [["entropy, nats", nats(fact.entropy)], ["probability", percent(fact.logprob)],
-      ["rank, 0 = top", fact.rank < 64 ** 3 - 1 ? String(fact.rank) : "unknown"]];
+      ["rank, 0 = top", fact.rank < UNKNOWN_RANK ? String(fact.rank) : "unknown"]];
     for (const [label, value] of pairs) {
       const pair = make("div");
       pair.append(make("dt", "", label), make("dd", "", value));
@@ -263,27 +264,29 @@
         const old = element.className;
         if (old[0] === "p" || old[0] === "P") continue;
         const kept = slot >= 0 && slot < data.entropy.length / 3;
-        const step = metric === "reward" ? shared().rewards[data.row]
-          : level(metric, kept ? read(data[metric], 3, slot) : 0);
+        const value = kept && metric !== "reward" ? read(data[metric], 3, slot) : 0;
+        const known = metric !== "rank" || value < UNKNOWN_RANK;
+        const step = metric === "reward" ? shared().rewards[data.row] : level(metric, known ? value : 0);
         element.className = (old[0] < "a" ? "ABCDEFGH" : "abcdefgh")[step] + old.slice(1);
       }
     }
   };
 
   // ---- finding text ----
+  const lowered = (token) => token.textContent.toLowerCase();
   const find = (needle) => {
     const wanted = needle.toLowerCase();
     const lines = strips.flatMap((strip) => linesOf.get(strip));
     const start = current ? lines.indexOf(current.parentElement) : 0;
     for (let i = 0; i <= lines.length; i++) {
       const line = lines[(start + i) % lines.length];
-      const text = line.textContent.toLowerCase();
       const tokens = [...line.children];
+      const text = tokens.map(lowered).join("");
       let from = i === 0 && current ? tokens.indexOf(current) + 1 : 0;
-      let at = tokens.slice(0, from).reduce((sum, token) => sum + token.textContent.length, 0);
+      let at = tokens.slice(0, from).reduce((sum, token) => sum + lowered(token).length, 0);
       const hit = text.indexOf(wanted, at);
       if (hit < 0) continue;
-      while (at + tokens[from].textContent.length <= hit) at += tokens[from++].textContent.length;
+      while (at + lowered(tokens[from]).length <= hit) at += lowered(tokens[from++]).length;
       return tokens[from];
     }
     return undefined;
@@ -327,9 +330,12 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
     if (event.target.matches('input[type="search"]')) {
-      if (event.key === "Enter") select(find(event.target.value), { focus: false });
-      else if (event.key === "Escape") event.target.blur();
-      current?.scrollIntoView({ block: "nearest" });
+      if (event.key === "Escape") event.target.blur();
+      if (event.key !== "Enter" || !event.target.value) return;
+      const found = find(event.target.value);
+      select(found, { focus: false });
+      if (found) found.scrollIntoView({ block: "nearest" });
+      else one("#place").textContent = "not found";
       return;
     }
     const onToken = current && tokenAt(event.target) === current;

@@ -198,7 +198,7 @@ def _rollout(build: _Build, row: int, start: int) -> dict[str, Any]:
     threshold = build.marks.threshold(row)
     rewards = build.rollouts.rewards
     line = None
-    if threshold is not None and chart and chart.each == 1:
+    if threshold is not None and chart and not chart.means:
         line = round(HEIGHT * (1 - min(1000 * threshold / chart.top, 1)), 1)
     return {
         "row": row,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entropy_probe.drawing import uniform_noise
-from entropy_probe.models.engine import decoder_of
+from entropy_probe.models.engine import body_of, decoder_of
 from entropy_probe.models.unembedding import unembedding
 from entropy_probe.models.vocabulary import special_ids, token_bytes
 from entropy_probe.rollout import Rollouts
@@ -206,7 +206,7 @@ def logit_effects(model, directions: Float[Tensor, "k d_model"]) -> Float[Tensor
     effects compare within a direction only; what later blocks make of it is left out.
     """
     decoder, head = decoder_of(model), unembedding(model)
-    modules = dict(decoder.get_decoder().named_modules())
+    modules = dict(body_of(decoder).named_modules())
     norm = next((modules[name] for name in _FINAL_NORMS if name in modules), None)
     directions = directions.to(head.weight.device, torch.float32)
     if norm is not None and hasattr(norm, "weight"):

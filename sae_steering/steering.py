@@ -18,7 +18,7 @@ from entropy_probe.hooks import (
     resolve_layers,
     watch_inputs,
 )
-from entropy_probe.models.engine import Engine, engine_of
+from entropy_probe.models.engine import Engine, body_of, engine_of
 from entropy_probe.rollout import Rollouts
 
 from .edits import Dictionary, Direction, Edit, feature_directions, require_mode
@@ -223,7 +223,7 @@ class _Seen:
 @contextmanager
 def _editing(model, layer: int, edit: Edit, editor, about: str) -> Iterator[_Seen]:
     """Edit what the editor chooses, in every pass."""
-    body = model.get_decoder() if hasattr(model, "get_decoder") else model
+    body = body_of(model)
     inputs: dict[str, object] = {}
     cached: int | None = None
     seen = _Seen()

@@ -2,13 +2,15 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from odd_heads import FAMILIES, Sharpened, model_of
+from odd_heads import FAMILIES, SHAPE, Sharpened, model_of
 from tiny import CONFIGS
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, Llama4TextConfig
 
+from entropy_probe.models.engine import body_of
 from entropy_probe.models.unembedding import check_unembedding, final_states, unembedding
 
 IDS = torch.randint(3, 97, (2, 8), generator=torch.Generator().manual_seed(2))
@@ -97,3 +99,19 @@ def test_low_precision_is_not_taken_for_another_head():
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(ValueError, match="LlamaModel has no output embedding: pass a causal"):
         unembedding(AutoModel.from_config(CONFIGS["llama"]))
+
+
+def test_a_model_that_calls_itself_its_body_has_another():
+    config = Llama4TextConfig(
+        **SHAPE, head_dim=8, attention_chunk_size=4, num_local_experts=2, moe_layers=[],
+        intermediate_size_mlp=48,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert model.get_decoder() is model
+    assert body_of(model) is model.model
+    assert body_of(model.model) is model.model
+    check_unembedding(model, unembedding(model), IDS)
+    odd = SimpleNamespace(get_output_embeddings=model.get_output_embeddings)
+    odd.get_decoder = lambda: odd
+    with pytest.raises(ValueError, match="SimpleNamespace does not say which module"):
+        body_of(odd)

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from entropy_probe.editing import edits_of
 
@@ -123,6 +123,25 @@ def decoder_of(model):
     """Give the Hugging Face decoder that a model is, or that it wraps."""
     wrapped = isinstance(model, Engine) or _adapter(model) is not None
     return engine_of(model).model if wrapped else model
+
+
+def body_of(model) -> nn.Module:
+    """Give a Hugging Face decoder's body: embedding, blocks and final norm.
+
+    Raises:
+        ValueError: a causal model that does not say which of its modules that is.
+    """
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model
+    # Llama 4 names itself; what has no unembedding is its own body.
+    if body is model and getattr(model, "get_output_embeddings", lambda: None)() is not None:
+        body = getattr(model, "model", None)
+        if not isinstance(body, nn.Module):
+            raise ValueError(
+                f"{type(model).__name__} does not say which module gives its final states: "
+                "get_decoder() is the model itself, and there is no .model; pass a causal "
+                "language model of transformers"
+            )
+    return body
 
 
 def arguments_of(forward: Callable) -> frozenset[str]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..hooks import read_output
-from .engine import decoder_of, engine_of
+from .engine import body_of, decoder_of, engine_of
 from .finite import not_finite
 
 
@@ -62,7 +62,7 @@ def final_states(
 ) -> Float[Tensor, "batch seq d_model"]:
     """Run a decoder's body: the states after the final norm, which enter the unembedding."""
     engine = engine_of(model)
-    body = engine.model.get_decoder()
+    body = body_of(engine.model)
     inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     if not engine.wrapped:
         return body(**inputs).last_hidden_state

@@ -1,19 +1,28 @@
 """Attention over packed rows against the model's own over padded ones, backwards too."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from tiny import CONFIGS, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GptOssConfig, PhimoeConfig, Qwen2MoeConfig
 from updates import furthest, make_batch, take_gradients
 
+from entropy_probe.hooks import replace_forward
 from entropy_probe.training.attention import why_not_packed
 from entropy_probe.training.body import running_body
 from entropy_probe.training.packing import run_lengths
 
 # Grouped heads, none, all to one; windows of 6, which end in prompts and behind them; a softcap.
-FAMILIES = ("llama", "gpt2", "one-head", "mistral", "gemma2", "gemma3", "llama-eager")
+# Sinks, which take part in each softmax.
+FAMILIES = ("llama", "gpt2", "one-head", "mistral", "gemma2", "gemma3", "llama-eager", "sinks")
+
+
+SHARED = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings",
+)  # fmt: skip
 
 
 def model_of(name):
@@ -23,9 +32,29 @@ def model_of(name):
         config.num_key_value_heads = 1
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config).eval()
+    if name == "sinks":
+        return model_with_sinks()
     model = tiny_model(family)
     if way:
         model.set_attn_implementation(way)
+    return model
+
+
+def model_with_sinks():
+    """Give a model of windows and sinks that is not set to attend by its own plain function."""
+    shape = CONFIGS["llama"].to_dict()
+    config = GptOssConfig(
+        **{name: shape[name] for name in SHARED}, sliding_window=6, num_local_experts=2,
+        num_experts_per_tok=2, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+        for name, parameter in model.named_parameters():
+            if name.endswith("sinks"):
+                parameter.copy_(torch.linspace(-1, 2, len(parameter)))
     return model
 
 
@@ -82,3 +111,49 @@ def test_what_mixes_tokens_otherwise_is_not_packed():
         running_body(model, packed=True, share=True),
     ):
         pass
+
+
+def run_packed(model, longest):
+    """Run random rows packed, the longest of so many tokens."""
+    batch = make_batch(model, prompts=(3, 2), n=2, longest=9)
+    lengths = run_lengths(batch.valid).clamp(max=longest)
+    with running_body(model, packed=None, share=True) as body:
+        (layout,) = body.layouts(batch, lengths, most_rows=None, most_tokens=None)
+        assert int(layout.positions.max()) + 1 == longest
+        return body.states(layout)
+
+
+@pytest.mark.parametrize("kind", [PhimoeConfig, Qwen2MoeConfig])
+def test_a_window_that_only_a_mask_knows_is_not_lost(kind):
+    shape = CONFIGS["llama"].to_dict()
+    shape = {name: shape[name] for name in SHARED if name != "head_dim"}
+    config = kind(
+        **shape, sliding_window=6, use_sliding_window=True, max_window_layers=3,
+        num_experts=2, num_local_experts=2, num_experts_per_tok=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert run_packed(model, 6).isfinite().all()
+    with pytest.raises(RuntimeError, match="window of 6 tokens .* rows of 7 .* packed=False"):
+        run_packed(model, 7)
+
+
+def test_what_an_attention_is_told_besides_is_not_lost():
+    model, given = tiny_model("llama"), torch.zeros(1, 4, 1, 1)
+    layer = model.model.layers[1].self_attn
+    with running_body(model, packed=True, share=True) as body:
+        told = functools.partial(layer.forward, indices=given)
+        with (
+            replace_forward(layer, told),
+            pytest.raises(RuntimeError, match="LlamaAttention attends with indices.*packed=False"),
+        ):
+            body.states(body.idle())
+
+        def deaf(*args, packing, **options):
+            return type(layer).forward(layer, *args, **options)
+
+        with (
+            replace_forward(layer, deaf),
+            pytest.raises(RuntimeError, match="does not pass on what it is given.*packed=False"),
+        ):
+            body.states(body.idle())
+        body.states(body.idle())

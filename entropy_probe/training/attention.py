@@ -6,7 +6,7 @@ hands it queries, keys and values of the packed row.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,12 @@ NAME = "entropy_probe_packed"
 
 _KINDS = {"full_attention", "sliding_attention"}
 
+_HARMLESS = {
+    "dropout", "scaling", "s_aux", "is_causal", "position_ids", "cache_position", "use_cache",
+    "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
+}  # fmt: skip
+"""Options of attention functions that are heeded, or that change nothing on packed rows."""
+
 
 class PackedAttention:
     """What the attention of one pass over a packed row needs; masks are made once for all layers.
@@ -32,7 +38,33 @@ class PackedAttention:
         self.packed = packed
         self.eager = eager
         self.calls = 0
+        self.windows = 0
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
+
+    def check(self, decoder: nn.Module) -> None:
+        """Raise unless all layers of a decoder have attended as they would over padded rows.
+
+        Raises:
+            RuntimeError: some have not: these rows cannot be packed.
+        """
+        config, name = decoder.config.get_text_config(), type(decoder).__name__
+        if self.calls != config.num_hidden_layers:
+            raise RuntimeError(
+                f"{name} attended {self.calls} times in {config.num_hidden_layers} layers: "
+                "its rows cannot be packed; pass packed=False"
+            )
+        window, kinds = (
+            getattr(config, "sliding_window", None),
+            getattr(config, "layer_types", None),
+        )
+        if window is None or self.windows or (kinds and "sliding_attention" not in kinds):
+            return
+        longest = int(self.packed.positions.max()) + 1
+        if longest > window:
+            raise RuntimeError(
+                f"{name} keeps its window of {window} tokens to its mask, which rows of {longest} "
+                "tokens would lose: they cannot be packed; pass packed=False"
+            )
 
     def masks(
         self, window: int | None, dtype: torch.dtype, plain: bool, shared: int
@@ -78,15 +110,18 @@ def attend(
     value: Float[Tensor, "1 kv_heads packed d_value"],
     attention_mask: Tensor | None,
     *,
-    packing: PackedAttention,
+    packing: PackedAttention | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **options,
 ) -> tuple[Tensor, None]:
     """Attend over a packed row; the signature is that of transformers' attention functions."""
+    _refuse_odd(module, packing, options)
     packing.calls += 1
+    packing.windows += sliding_window is not None
     packed, shared = packing.packed, query.shape[1] // key.shape[1]
-    plain = not packing.eager and softcap is None
+    # An attention sink enters the softmax: only the model's own function knows how.
+    plain = not packing.eager and softcap is None and options.get("s_aux") is None
     attention = _scaled_dot_product
     if not plain:
         attention, shared = sys.modules[type(module).__module__].eager_attention_forward, 1
@@ -159,12 +194,9 @@ def _scaled_dot_product(
     *,
     dropout: float = 0.0,
     scaling: float | None = None,
-    position_bias: Tensor | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "rows some heads d_value"], None]:
     """Attend by torch's own function; keys and values are not repeated for their query heads."""
-    if position_bias is not None:
-        raise ValueError(f"{type(module).__name__} adds a bias to its scores: pass packed=False")
     shared = query.shape[1] // key.shape[1]
     options = {"dropout_p": dropout, "scale": scaling}
     if mask is None or shared == 1:
@@ -179,6 +211,22 @@ def _scaled_dot_product(
         folded, key, value, attn_mask=mask, **options
     )
     return found.unflatten(2, (shared, -1)).flatten(1, 2).transpose(1, 2), None
+
+
+def _refuse_odd(
+    module: nn.Module, packing: PackedAttention | None, options: Mapping[str, object]
+) -> None:
+    """Raise where a layer is not told of packed rows, or attends otherwise than we know.
+
+    Raises:
+        RuntimeError: no ``packing``, or an option such as a bias on the scores or a choice of keys.
+    """
+    odd = sorted(k for k, v in options.items() if v is not None and k not in _HARMLESS)
+    if packing is None or odd:
+        reason = f"attends with {', '.join(odd)}" if odd else "does not pass on what it is given"
+        raise RuntimeError(
+            f"{type(module).__name__} {reason}: its rows cannot be packed; pass packed=False"
+        )
 
 
 def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:

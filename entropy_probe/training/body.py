@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from entropy_probe.models.engine import body_of
+
 from .attention import PackedAttention, packed_attention, why_not_packed
 from .batch import UpdateBatch
 from .packing import Packed, number_prompts, pack, split_rows
@@ -100,17 +102,9 @@ class Body:
             packing = PackedAttention(layout, eager=self.eager)
             inputs |= {"position_ids": layout.positions, "packing": packing}
         states = self.decoder(**inputs).last_hidden_state
-        if isinstance(layout, Packed) and packing.calls != self.depth:
-            raise RuntimeError(
-                f"{type(self.decoder).__name__} attended {packing.calls} times in "
-                f"{self.depth} layers: its rows cannot be packed; pass packed=False"
-            )
+        if isinstance(layout, Packed):
+            packing.check(self.decoder)
         return states.flatten(0, 1)
-
-    @property
-    def depth(self) -> int:
-        """Count the layers."""
-        return self.decoder.config.get_text_config().num_hidden_layers
 
 
 @contextmanager
@@ -130,4 +124,4 @@ def running_body(model: nn.Module, *, packed: bool | None, share: bool) -> Itera
         raise ValueError(f"rows of this model cannot be packed: {reason}; pass packed=False")
     packed = reason is None if packed is None else packed
     with packed_attention(model) if packed else nullcontext(False) as eager:
-        yield Body(model.get_decoder(), packed, packed and share, eager)
+        yield Body(body_of(model), packed, packed and share, eager)

@@ -30,6 +30,23 @@ def test_a_task_without_wordings_has_no_drift():
     assert math.isnan(reading.opening_shift(found))
 
 
+def test_wordings_that_do_not_differ_have_no_slope():
+    found = result(0.9, shift=0.4)
+    for look in found["watched"]:
+        for opening in look["openings"].values():
+            opening["logit"] = -16.1181
+    assert math.isnan(reading.opening_slope(found))
+    assert reading.opening_shift(found) == 0.0
+
+
+def test_curves_over_the_training_end_at_1():
+    x, y = reading.logged_over_training("entropy_all")(result(0.9))
+    assert x == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert y == [0.1, 0.1, 0.1]
+    assert reading.accuracy_at(8)(result(0.95)) == pytest.approx(0.85)
+    assert math.isnan(reading.accuracy_at(9)(result(0.95)))
+
+
 def test_a_probability_that_rounding_made_1_is_left_out_of_the_drift():
     found = result(0.9, shift=0.4)
     found["watched"][-1]["openings"]["find"]["logit"] = None

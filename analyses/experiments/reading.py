@@ -77,10 +77,10 @@ def opening_slope(result: Result) -> float:
     """Give the slope of that shift on the log-odds before, over wordings.
 
     Above 0, what was likely becomes more likely and what was unlikely less: 0 for a shift that is
-    the same for all wordings.
+    the same for all wordings. NaN where wordings do not differ before.
     """
     before, shifts = _odds(result)
-    if len(before) < 2:
+    if len(before) < 2 or np.ptp(before) < 1e-3:
         return NAN
     return float(np.polyfit(before, shifts, 1)[0])
 

@@ -36,6 +36,8 @@ MOST = 3
 
 SHOWN, CONTRADICTED, NOT_SHOWN, NOT_JUDGED = "shown", "contradicted", "not shown", "not judged"
 
+LEVEL = "there is nothing to compare"
+"""Said where both arms are at a floor or a ceiling."""
 HAIR = "by a hair"
 """Said of what is shown, where the interval reaches under the smallest effect of interest."""
 
@@ -250,7 +252,7 @@ def _of_a_level(verdict: Verdict, values: set[float]) -> Verdict:
     """Give a verdict as it is, but where all of both arms are 0, or all 1: they decide nothing."""
     if values not in ({0.0}, {1.0}) or verdict.statement == NOT_JUDGED:
         return verdict
-    why = f"both are {min(values):g} in every seed: there is nothing to compare"
+    why = f"both are {min(values):g} in every seed: {LEVEL}"
     return replace(verdict, statement=NOT_SHOWN, why=why)
 
 

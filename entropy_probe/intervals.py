@@ -6,6 +6,7 @@ The percentile bootstrap of `figures` is for problems, of which there are dozens
 """
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -59,14 +60,15 @@ def bca_interval(
     Raises:
         ValueError: fewer than two values, or one that is not finite.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     found = checked(values)
     centre = float(statistic(found, axis=0))
     if np.ptp(found) == 0:
         return Figure(centre, centre, centre, len(found))
     options = {"n_resamples": draws, "confidence_level": level, "rng": seed}
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)
         interval = bootstrap((found,), statistic, method="BCa", **options).confidence_interval
     if math.isnan(interval.low) or math.isnan(interval.high):
         # Leaving any one value out changes nothing, so that the acceleration is 0 / 0.

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from analyses import readme
 from analyses.claims import (
     CONTRADICTED,
     NOT_JUDGED,
@@ -12,6 +13,7 @@ from analyses.claims import (
     SHOWN,
     Contrast,
     judge,
+    withheld,
 )
 
 HIGHER = Contrast("forks help", "forks", "all", "accuracy", "higher", 0.01, "primary")
@@ -178,3 +180,20 @@ def test_an_error_in_an_arm_changes_the_verdict():
     assert statements(trained={"deaf": True})[0] != SHOWN
     assert statements(trained={"rate": 0.0})[0] == CONTRADICTED
     assert statements(masked={"rate": 0.5, "mask": 0.1})[1] == CONTRADICTED
+
+
+def test_what_is_shown_by_a_hair_says_so_in_the_readme_too():
+    clear, hair = verdict(HIGHER, seeds(0.05, 0.01)), verdict(HIGHER, seeds(0.012, 0.01))
+    assert clear.statement == hair.statement == SHOWN
+    assert "by a hair, since less than the smallest effect of interest, 0.01" in hair.why
+    assert "hair" not in clear.why
+    assert readme.short(hair).endswith("8 seeds); by a hair")
+    assert readme.short(clear).endswith("8 seeds)")
+    level = judge([HIGHER], lambda c: (np.zeros(8), np.zeros(8)))
+    assert readme.short(level[0]).endswith("8 seeds); there is nothing to compare")
+
+
+def test_withheld_verdicts_show_nothing():
+    found = withheld([verdict(HIGHER, seeds(0.05, 0.01))], ["forks help"], "no reason")
+    assert (found[0].statement, found[0].why) == (NOT_SHOWN, "no reason")
+    assert withheld(found, ["another"], "x") == found

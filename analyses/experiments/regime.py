@@ -33,7 +33,10 @@ GRID = {
     "sgd 0.008, 48 prompts, 14 steps": {"lr": 0.008, "prompts": 48, "steps": 14},
 }
 """Options of training laid over those of the analysis' first arm."""
-COMMON = {"steps": 20, "prompts": 24, "optimizer": "sgd", "warmup": 8, "decay": "linear"}
+COMMON = {
+    "steps": 20, "prompts": 24, "optimizer": "sgd", "warmup": 8, "decay": "linear",
+    "clip_low": 0.2, "clip_high": 0.2,
+}  # fmt: skip
 WATCH = {"every": 5, "greedy": False}
 
 

@@ -8,6 +8,8 @@ from commands import probe, tiny_folder, write_run
 from hostile import record_of
 from test_terminal import invisible
 
+from entropy_probe.storage.staging import NEW
+
 
 @pytest.fixture(autouse=True)
 def _in_a_new_folder(tmp_path, monkeypatch):
@@ -99,3 +101,9 @@ def test_where_there_is_nothing_json_is_one_document():
     result = probe("ls", "empty", "--json")
     assert result.code == 5
     assert result.json["error"]["code"] == "nothing"
+
+
+def test_a_run_that_is_not_put_in_place_yet_is_none():
+    write_run(Path("mine"), record_of([b"a"]))
+    write_run(Path("mine") / NEW, record_of([b"a"]))
+    assert [run["run"] for run in probe("ls", "--json").json] == ["mine"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entropy_probe.storage.errors import RunError
+from entropy_probe.storage.files import TEMPORARY
 
 from .failing import Failure, usage
 from .options import speaking
@@ -29,7 +30,9 @@ def ls(folder: str) -> None:
     if not path.is_dir():
         why = "it is a file" if path.exists() else "there is nothing"
         raise usage(f"{folder!r} is not a folder", why, "pass a folder that holds runs")
-    found = [describe(file.parent) for pattern in _DEPTHS for file in path.glob(pattern)]
+    places = [file.parent for pattern in _DEPTHS for file in path.glob(pattern)]
+    # A run that is being written, or was cut off, inside another one's directory is none yet.
+    found = [describe(place) for place in places if not place.name.startswith(TEMPORARY)]
     found.sort(key=lambda run: (run["created"] or "", run["run"]), reverse=True)
     if not found:
         why = f"no run.json in {folder!r} or two folders below it"

@@ -70,7 +70,7 @@ def switches(results: Results, arms: Sequence[str]) -> go.Figure:
     found = {arm: each for arm, each in found.items() if each}
     shown: list[tuple[str, Callable[[Mapping], float]]] = [
         *((f"{a} to {b}", lambda one, pair=(a, b): one.get(pair, 0.0)) for a, b in pairs),
-        ("from or to another", lambda one: sum(v for pair, v in one.items() if pair not in pairs)),
+        ("from or to another", lambda one: _others(one, pairs)),
     ]
     shapes = ("", "/", ".", "x", "-")
     for number, (name, read) in enumerate(shown):
@@ -82,6 +82,11 @@ def switches(results: Results, arms: Sequence[str]) -> go.Figure:
         )  # fmt: skip
     figure.add_hline(y=0, line={"color": "#000000", "width": 1})
     return figure
+
+
+def _others(points: Mapping[tuple[str, str], float], pairs: Sequence[tuple[str, str]]) -> float:
+    """Give what all switches add that are none of these."""
+    return float(sum(value for pair, value in points.items() if pair not in pairs))
 
 
 def switch_points(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:

@@ -372,7 +372,8 @@
       const name = event.data?.entropyProbeTheme;
       if (event.source === window.parent && themes.includes(name)) theme(name);
     });
-    window.addEventListener("load", tell);
+    // Again later: a frame out of sight, or a busy browser, may lay the page out after it loads.
+    window.addEventListener("load", () => { tell(); setTimeout(tell, 1000); });
   }
 
   root.classList.add("on");

@@ -294,7 +294,7 @@ ANALYSIS = Analysis(
     "nothing can be learnt under. That clipping is what makes random rewards work is not what "
     "these organisms say; they side with those who find its bias negligible, and clipping to "
     "lower entropy, by a hair. The bounds were drawn in before the runs, when first looks at "
-    "the settings showed that 0.8 and 1.2 would clip none of the tokens that choose.",
+    "the settings showed that 0.8 and 1.2 would clip next to none of the tokens that choose.",
     untested="models over 100 billion parameters; Qwen2.5 itself; whether contamination explains "
     "its gains",
 )  # fmt: skip

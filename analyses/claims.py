@@ -36,6 +36,8 @@ MOST = 3
 
 SHOWN, CONTRADICTED, NOT_SHOWN, NOT_JUDGED = "shown", "contradicted", "not shown", "not judged"
 
+CLIPPED = 0.01
+"""Share of the tokens that matter that has to be clipped for a contrast to be about clipping."""
 LEVEL = "there is nothing to compare"
 """Said where both arms are at a floor or a ceiling."""
 HAIR = "by a hair"
@@ -240,8 +242,20 @@ def _verdict(contrast: Contrast, tested: _Tested) -> Verdict:
     return Verdict(contrast, statement, why, tested.difference, tested.apart, tested.difference.n)
 
 
-def withheld(verdicts: Sequence[Verdict], names: Sequence[str], why: str) -> list[Verdict]:
-    """Give verdicts with nothing shown by those of some names, for a reason."""
+def if_clipped(
+    verdicts: list[Verdict], names: Sequence[str], share: float, of: str
+) -> list[Verdict]:
+    """Give verdicts with nothing shown by those of some names, where next to nothing was clipped.
+
+    Args:
+        verdicts: what contrasts came to.
+        names: the contrasts that need clipping.
+        share: what was clipped; NaN where that is not known.
+        of: what it is a share of, in words.
+    """
+    if not share < CLIPPED:
+        return verdicts
+    why = f"{of} {share:.2g} were clipped, under {CLIPPED:g}: there is no clipping to compare"
     return [
         replace(v, statement=NOT_SHOWN, why=why) if v.contrast.name in names else v
         for v in verdicts

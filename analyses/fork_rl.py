@@ -4,11 +4,12 @@ Reinforcement on the true answer, with the gradient at four choices of tokens. T
 and its planted forks are a minority of the top 20%, so that a difference has a place to come from.
 """
 
+import math
 import sys
 from functools import partial
 from typing import Any
 
-from analyses.claims import Contrast, Verdict, withheld
+from analyses.claims import Contrast, Verdict, if_clipped
 from analyses.experiments import reading
 from analyses.experiments.analysis import Analysis, Arm, Source
 from analyses.experiments.command import main
@@ -110,18 +111,11 @@ CONTRASTS = (
 )
 
 
-CLIPPED = 0.01
-"""Share of the tokens that have to be clipped for bounds to be compared."""
-
-
 def verdicts(results: Results) -> list[Verdict]:
     """Give the verdicts; none on clip-higher where next to nothing was clipped."""
     found = results.judged()
     shares = [s for arm in BOUNDS for s in results.values(arm, MEASURES["clipped"]).values()]
-    if not shares or max(shares) >= CLIPPED:
-        return found
-    why = f"at most {max(shares):.2g} of the tokens were clipped, under {CLIPPED:g}"
-    return withheld(found, ["clip-higher"], f"{why}: there is no clipping to compare")
+    return if_clipped(found, ["clip-higher"], max(shares, default=math.nan), "of tokens at most")
 
 
 def figures(results: Results) -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.claims import CONTRADICTED, NOT_SHOWN, SHOWN, Contrast, Verdict
+from analyses.claims import CONTRADICTED, NOT_SHOWN, SHOWN, Contrast, Verdict, if_clipped
 from analyses.experiments.analysis import Analysis, Arm, Source
 from analyses.experiments.command import main
 from analyses.experiments.pictures import add_band, forest, framed, over_seeds
@@ -161,29 +161,20 @@ CONTRASTS = (
 )  # fmt: skip
 
 
-CLIPPED = 0.01
-"""Share of first tokens that have to be clipped for a coin to have any effect but noise."""
-
-
 def verdicts(results: Results) -> list[Verdict]:
     """Give the verdicts: of a coin none without clipping, of a habit those both pretrainings bear.
 
     Eight seeds stand on two pretrainings, which their interval knows nothing of.
     """
-    found = results.judged()
-    shares = [s for s in results.values(HALF, clipped).values() if not math.isnan(s)]
+    shares = list(results.values(HALF, clipped).values())
+    share = sum(shares) / len(shares) if shares else math.nan
+    found = if_clipped(results.judged(), [HELPS], share, "of first tokens")
     alone = {v.contrast.name: v.difference for v in found if v.difference is not None}
     decided = []
     for verdict in found:
         name = verdict.contrast.name
         each = [alone.get(f"{name}, pretraining {n + 1}") for n in range(SETTINGS["pretrainings"])]
-        if name == HELPS and shares and np.mean(shares) < CLIPPED:
-            why = (
-                f"of the first tokens {np.mean(shares):.2g} were clipped, under {CLIPPED:g}: "
-                "this coin is nothing but noise"
-            )
-            verdict = replace(verdict, statement=NOT_SHOWN, why=why)
-        elif name in (MORE, SELECTED) and verdict.statement in (SHOWN, CONTRADICTED):
+        if name in (MORE, SELECTED) and verdict.statement in (SHOWN, CONTRADICTED):
             enough = [one is not None and one.value >= verdict.contrast.least for one in each]
             same = all(enough) if verdict.statement == SHOWN else not any(enough)
             values = " and ".join("-" if one is None else f"{one.value:+.3g}" for one in each)

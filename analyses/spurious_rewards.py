@@ -9,11 +9,12 @@ in with the steps, to 0.98 and 1.02. Whether clipping got to that token is count
 not, nothing is said of it.
 """
 
+import math
 import sys
 from functools import partial
 from typing import Any
 
-from analyses.claims import Contrast, Verdict, withheld
+from analyses.claims import CLIPPED, Contrast, Verdict, if_clipped
 from analyses.experiments import reading
 from analyses.experiments.analysis import Analysis, Arm, Source, merged
 from analyses.experiments.command import main
@@ -135,8 +136,6 @@ MEASURES = {
 }
 
 BEFORE = "accuracy before"
-CLIPPED = 0.01
-"""Share of first tokens that have to be clipped, over all updates, for clipping to have acted."""
 BY_CLIPPING = ("clipping favours what is likely", "it takes several updates a batch")
 
 
@@ -199,13 +198,8 @@ def verdicts(results: Results) -> list[Verdict]:
     """Give the verdicts; none on clipping where it did not get to the token that chooses."""
     found = results.judged()
     shares = list(results.values("random 0.5", MEASURES["clipped at the start"]).values())
-    if not shares or sum(shares) / len(shares) >= CLIPPED:
-        return found
-    why = (
-        f"of the first tokens {sum(shares) / len(shares):.2g} were clipped, under {CLIPPED:g}: "
-        "there is no clipping to compare"
-    )
-    return withheld(found, BY_CLIPPING, why)
+    share = sum(shares) / len(shares) if shares else math.nan
+    return if_clipped(found, BY_CLIPPING, share, "of first tokens")
 
 
 def figures(results: Results) -> list[tuple[str, Any]]:

@@ -12,8 +12,8 @@ from analyses.claims import (
     NOT_SHOWN,
     SHOWN,
     Contrast,
+    if_clipped,
     judge,
-    withheld,
 )
 
 HIGHER = Contrast("forks help", "forks", "all", "accuracy", "higher", 0.01, "primary")
@@ -193,7 +193,10 @@ def test_what_is_shown_by_a_hair_says_so_in_the_readme_too():
     assert readme.short(level[0]).endswith("8 seeds); there is nothing to compare")
 
 
-def test_withheld_verdicts_show_nothing():
-    found = withheld([verdict(HIGHER, seeds(0.05, 0.01))], ["forks help"], "no reason")
-    assert (found[0].statement, found[0].why) == (NOT_SHOWN, "no reason")
-    assert withheld(found, ["another"], "x") == found
+def test_without_clipping_nothing_is_said_of_it():
+    found = [verdict(HIGHER, seeds(0.05, 0.01))]
+    (none,) = if_clipped(found, ["forks help"], 0.004, "of first tokens")
+    assert none.statement == NOT_SHOWN
+    assert none.why.startswith("of first tokens 0.004 were clipped, under 0.01: there is no")
+    for names, share in ((["another"], 0.004), (["forks help"], 0.01), (["forks help"], np.nan)):
+        assert if_clipped(found, names, share, "") == found

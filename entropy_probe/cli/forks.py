@@ -52,12 +52,12 @@ def forks(
     A place is sample:position, the most uncertain first; `probe show RUN --sample SAMPLE` draws
     it.
     """
-    given = context.get_parameter_source("fraction") is not ParameterSource.DEFAULT
-    if given and (threshold is not None or rule == "threshold"):
+    source, default = context.get_parameter_source, ParameterSource.DEFAULT
+    fixed = threshold is not None or rule == "threshold"
+    if fixed and source("fraction") is not default:
         why = "--fraction belongs to the rule exact, --threshold to the rule threshold"
         raise usage("forks by share or by threshold?", why, "pass one of them")
-    given = context.get_parameter_source("scope") is not ParameterSource.DEFAULT
-    if given and (threshold is not None or rule == "threshold"):
+    if fixed and source("scope") is not default:
         why = "a threshold in nats is the same for all tokens, whatever they are compared with"
         raise usage("--scope beside a threshold?", why, "leave --scope out")
     found, rollouts = read_run(run)

@@ -53,10 +53,8 @@ class PackedAttention:
                 f"{name} attended {self.calls} times in {config.num_hidden_layers} layers: "
                 "its rows cannot be packed; pass packed=False"
             )
-        window, kinds = (
-            getattr(config, "sliding_window", None),
-            getattr(config, "layer_types", None),
-        )
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None)
         if window is None or self.windows or (kinds and "sliding_attention" not in kinds):
             return
         longest = int(self.packed.positions.max()) + 1

@@ -4,6 +4,7 @@ The plan as it was fixed before the runs is ``analyses/PLAN.md``; ``--out`` writ
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def table(analyses: Sequence[Analysis]) -> str:
         lines.append(f"| {name} | {arm} | {role} | {seeds} | {minutes:g} | {whole:.1f} |")
     for analysis in analyses:
         lines.append(f"| **{analysis.name}** | | | | | **{analysis.minutes:.0f}** |")
-    whole = sum(analysis.minutes for analysis in analyses)
+    whole = math.fsum(analysis.minutes for analysis in analyses)
     lines.append(f"| **all** | | | | | **{whole:.0f}** |")
     lines.append("")
     lines.append(
@@ -48,7 +49,7 @@ def table(analyses: Sequence[Analysis]) -> str:
 
 def hours(analyses: Sequence[Analysis]) -> float:
     """Give the hours that the plan takes on `CORES` cores."""
-    return sum(analysis.minutes for analysis in analyses) / 60 / CORES
+    return math.fsum(analysis.minutes for analysis in analyses) / 60 / CORES
 
 
 def document(analyses: Sequence[Analysis]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .fixed_cache import FixedCache
 from .hooks import ResidualReader
-from .kvcache import is_roomy, make_cache
+from .kvcache import cache_inputs, is_roomy, make_cache
 from .models.engine import Engine
 
 BACKEND = "inductor"
@@ -103,13 +103,14 @@ class CompiledStep:
 
     def _traced(self, ids: Tensor, mask: Tensor, inputs: dict) -> tuple[Tensor, list[Tensor]]:
         """Call the compiled step, what it reads kept from the reader's own pieces."""
-        arguments = {"input_ids": ids, "attention_mask": mask, "past_key_values": self.cache}
+        held = cache_inputs(self.engine.arguments, self.cache, ids, mask)
+        arguments = {"input_ids": ids, **held, **inputs}
         if self.reader is not None:
             self.reader.traced = {}
         torch.compiler.cudagraph_mark_step_begin()
         try:
             with torch._dynamo.config.patch(recompile_limit=_SHAPES):
-                return self._step(self.engine.model, self.reader, arguments | inputs)
+                return self._step(self.engine.model, self.reader, arguments)
         except (
             torch._dynamo.exc.TorchDynamoException,
             torch._dynamo.exc.FailOnRecompileLimitHit,

@@ -5,23 +5,22 @@ what a row does not fill, on the left, is hidden by the attention mask. So a row
 leave and another take its slot, whatever their lengths, and the others stay where they are.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers.cache_utils import (
-    Cache,
-    DummyLayer,
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers import cache_utils
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 _ROOM = 16
 """Columns added at least when a buffer is full: attention is slower where rows lie far apart."""
 
 _DENSE = torch.contiguous_format
+
+_NAMES = ("past_key_values", "cache", "cache_params")
+"""What decoders call their cache: "cache" from transformers 5.24 on, the last once with Mamba."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,16 @@ class RoomyLayer(DynamicLayer):
 
 
 def make_cache(model) -> Cache:
-    """Give an empty cache for a model: roomy where its layers are plain attention."""
+    """Give an empty cache for a model: roomy where its layers are plain attention.
+
+    Raises:
+        ValueError: a model of recurrent states, with a transformers that keeps them elsewhere.
+    """
+    if getattr(model, "_is_stateful", False) and not hasattr(cache_utils, "LinearAttentionLayer"):
+        raise ValueError(
+            f"{type(model).__name__} keeps recurrent states, which its cache holds from "
+            "transformers 5.5 on: pip install -U transformers"
+        )
     usual = DynamicCache(config=model.config.get_text_config())
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     if not usual.layers or any(type(layer) not in plain for layer in usual.layers):
@@ -172,19 +180,36 @@ def is_roomy(cache: Cache) -> bool:
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
-def cache_inputs(names: frozenset[str], cache: Cache, ids: Tensor, mask: Tensor) -> dict:
+def cache_inputs(names: Collection[str], cache: Cache, ids: Tensor, mask: Tensor) -> dict:
     """Give a cache, and the mask over it, by the names that a model takes.
 
     Args:
-        names: arguments of the model. One of recurrent states alone (Mamba) calls its cache
-            otherwise, ignores it by the usual name, and wants a mask of what is about to run.
-        cache: made by `make_cache`.
+        names: arguments of the model.
+        cache: made by `make_cache`. What holds recurrent states alone (Mamba's) goes with a mask
+            of what is about to run.
         ids: what is about to run.
         mask: over all columns, those about to run included.
     """
-    if "cache_params" in names and not is_roomy(cache):
-        return {"cache_params": cache, "attention_mask": mask[:, -ids.shape[1] :]}
-    return {"past_key_values": cache, "attention_mask": mask}
+    attends = not cache.layers or any(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    # Where a Mamba takes both, it ignores the usual one.
+    order = _NAMES if attends else reversed(_NAMES)
+    name = next((each for each in order if each in names), _NAMES[0])
+    return {name: cache, "attention_mask": mask if attends else mask[:, -ids.shape[1] :]}
+
+
+def columns_held(arguments: Mapping[str, object]) -> int | None:
+    """Count the columns in the cache that a decoder is given, from the names of its arguments.
+
+    Gives None without a cache, and -1 where one holds states that do not say of how many columns.
+    """
+    given = (arguments.get(name) for name in _NAMES)
+    cache = next((each for each in given if hasattr(each, "get_seq_length")), None)
+    if cache is None:
+        return None
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # recurrent states alone
+        return -1 if any(map(_filled, cache.layers)) else 0
 
 
 def check_filled(cache: Cache, model) -> None:
@@ -193,7 +218,8 @@ def check_filled(cache: Cache, model) -> None:
     Raises:
         ValueError: it keeps that elsewhere, where rows cannot be moved, or nowhere.
     """
-    layers = [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]
+    # By its name: transformers has that class from 5.20 on; before, such layers had none.
+    layers = [layer for layer in cache.layers if type(layer).__name__ != "DummyLayer"]
     empty = sum(not _filled(layer) for layer in layers)
     # Of models without recurrent states, some layers may not attend at all.
     if empty and (empty == len(layers) or getattr(model, "_is_stateful", False)):
@@ -206,9 +232,9 @@ def check_filled(cache: Cache, model) -> None:
 
 def _filled(layer) -> bool:
     """Tell whether a layer, which has seen some tokens or none, holds keys or states."""
-    states = [getattr(layer, name, {}).values() for name in ("conv_states", "recurrent_states")]
-    held = (getattr(layer, "keys", None), *states[0], *states[1])
-    return any(each is not None for each in held)
+    held = [getattr(layer, name, None) for name in ("keys", "conv_states", "recurrent_states")]
+    held += [state for each in held if isinstance(each, dict) for state in each.values()]
+    return any(isinstance(each, Tensor) for each in held)
 
 
 def drop_newest(cache: Cache) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from entropy_probe.drawing import uniform_noise
 from entropy_probe.hooks import edit_residuals, evaluating, find_blocks, resolve_layers
-from entropy_probe.kvcache import make_cache
+from entropy_probe.kvcache import cache_inputs, make_cache
 from entropy_probe.models.engine import Engine, engine_of
 from entropy_probe.models.prompts import encode_prompts
 
@@ -177,10 +177,8 @@ def opening_probabilities(
             mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part]).to(device)
             placed = {"position_ids": mask.cumsum(dim=1).sub(1).clamp(min=0)}
             placed = placed if "position_ids" in engine.arguments else {}
-            logits = engine.run(
-                input_ids=ids, attention_mask=mask, past_key_values=make_cache(engine.model),
-                use_cache=True, **placed, **engine.last_only,
-            )  # fmt: skip
+            held = cache_inputs(engine.arguments, make_cache(engine.model), ids, mask)
+            logits = engine.run(input_ids=ids, use_cache=True, **held, **placed, **engine.last_only)
             found.append(logits[:, -1].float().softmax(dim=-1).cpu())
     return torch.cat(found)
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from entropy_probe.models.engine import decoder_of
 from entropy_probe.rollout import Rollouts
 from entropy_probe.storage.run import Run, open_run
 
@@ -203,7 +204,8 @@ def _losses(
     batch_size: int,
 ) -> dict[str, Loss]:
     """Run the model clean, spliced and ablated over some rows."""
-    changes = (None, sae.reconstruct, lambda states: mean.to(states).expand_as(states))
+    there = sae.to(decoder_of(model).device)
+    changes = (None, there.reconstruct, lambda states: mean.to(states).expand_as(states))
     sums: dict[str, list[Tensor]] = {place: [] for place in PLACES}
     prompts, owners = Prompts(), []
     for record in kept:

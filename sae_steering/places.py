@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from entropy_probe.kvcache import columns_held
+
 
 @dataclass(frozen=True)
 class Places:
@@ -43,9 +45,9 @@ class Places:
             return self.real & (self.positions < self.prompt_lengths[:, None])
         if self.cached is None:
             raise ValueError(
-                "a pass without a cache does not say which of its tokens are the prompt: to score "
-                "whole rows, pass what steer gives (`with steer(...) as steered: score(steered, "
-                "...)`); to generate, leave use_cache on"
+                "a pass without a cache, or on one of recurrent states, does not say which of its "
+                "tokens are the prompt: to score whole rows, pass what steer gives (`with "
+                "steer(...) as steered: score(steered, ...)`); to generate, leave use_cache on"
             )
         if self.cached and self.positions.shape[1] > 1:
             raise ValueError(
@@ -115,11 +117,10 @@ def columns_before(inputs: Mapping[str, object]) -> int | None:
 
     It has to be asked before the pass, whose first block fills the cache.
     """
-    cache = inputs.get("past_key_values")
-    if cache is not None:
-        return int(cache.get_seq_length())
-    makes_one = inputs.get("use_cache") is True and "cache_params" not in inputs
-    return 0 if makes_one else None
+    held = columns_held(inputs)
+    if held is None:
+        return 0 if inputs.get("use_cache") is True else None
+    return None if held < 0 else held
 
 
 def places_of(inputs: Mapping[str, object], stream: Tensor, cached: int | None) -> Places:

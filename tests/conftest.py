@@ -11,6 +11,12 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compute on the CPU, also on a machine with a GPU, where GPU tests are not asked for."""
+    if "not gpu" in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs CUDA where there is none."""
     if torch.cuda.is_available():

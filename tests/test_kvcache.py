@@ -4,10 +4,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrent import CONFIGS as RECURRENT
+from recurrent import recurrent_model
 from tiny import CONFIGS
-from transformers import Qwen3NextConfig
+from transformers import Qwen3NextConfig, cache_utils
 
-from entropy_probe.kvcache import Columns, Moves, empty_like, is_roomy, make_cache, move
+from entropy_probe.kvcache import (
+    Columns,
+    Moves,
+    cache_inputs,
+    columns_held,
+    empty_like,
+    is_roomy,
+    make_cache,
+    move,
+)
 
 
 def columns_of(rows: list[list[float]]) -> Columns:
@@ -134,6 +145,15 @@ def test_layers_with_another_state_keep_their_own_cache():
     assert not is_roomy(make_cache(SimpleNamespace(config=config)))
 
 
+def test_older_transformers_are_told_from_those_that_cache_recurrent_states(monkeypatch):
+    model = recurrent_model(RECURRENT["falcon_h1"])
+    make_cache(model)
+    monkeypatch.delattr(cache_utils, "LinearAttentionLayer")
+    with pytest.raises(ValueError, match=r"FalconH1ForCausalLM .* transformers 5\.5"):
+        make_cache(model)
+    assert is_roomy(make_cache(SimpleNamespace(config=CONFIGS["llama"])))
+
+
 def test_a_cache_keeps_some_rows_and_takes_those_of_another():
     config = CONFIGS["llama"]
     cache, other = (make_cache(SimpleNamespace(config=config)) for _ in range(2))
@@ -159,3 +179,39 @@ def test_an_empty_cache_is_like_another():
     assert [layer.is_sliding for layer in like.layers] == [True, False, True]
     assert is_roomy(like)
     assert like.get_seq_length() == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "wanted"),
+    [
+        ("llama", {"input_ids", "past_key_values"}, "past_key_values"),
+        ("llama", {"input_ids", "cache"}, "cache"),  # from transformers 5.24 on
+        ("llama", {"kwargs"}, "past_key_values"),
+        ("mamba2", {"cache_params", "past_key_values"}, "cache_params"),
+        ("mamba2", {"cache"}, "cache"),
+        ("falcon_h1", {"past_key_values"}, "past_key_values"),
+    ],
+)
+def test_a_cache_goes_by_the_name_that_the_model_takes(family, names, wanted):
+    cache = make_cache(SimpleNamespace(config=(CONFIGS | RECURRENT)[family]))
+    ids, mask = torch.ones(2, 1, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)
+    inputs = cache_inputs(names, cache, ids, mask)
+    assert set(inputs) == {wanted, "attention_mask"}
+    assert inputs[wanted] is cache
+    assert inputs["attention_mask"].shape[1] == (1 if family == "mamba2" else 5)
+    assert columns_held(inputs) == 0
+    assert columns_held({"input_ids": ids, wanted: None}) is None
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_what_a_cache_holds_is_counted_by_either_name(name):
+    cache = make_cache(SimpleNamespace(config=CONFIGS["llama"]))
+    states = torch.randn(1, 2, 4, 8)
+    cache.update(states, states, 0)
+    assert columns_held({name: cache}) == 4
+
+
+def test_recurrent_states_do_not_say_how_much_they_have_read():
+    model = recurrent_model(RECURRENT["mamba2"])
+    out = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True)
+    assert columns_held(vars(out)) == -1

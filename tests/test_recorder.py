@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from recurrent import CONFIGS as RECURRENT
+from recurrent import recurrent_model
 from test_hooks import hooks_on
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
@@ -175,6 +177,29 @@ def stopping_model():
     model = tiny_model()
     model.generation_config.eos_token_id = list(range(40, 60))
     return model
+
+
+def test_generation_on_recurrent_states_is_put_together_too():
+    model = recurrent_model(RECURRENT["mamba2"])
+    mask = torch.ones_like(IDS)
+    mask[1, :3] = mask[3, :6] = 0
+    with Recorder(model, tokenizer=tiny_tokenizer()) as recorder:
+        for _ in range(2):
+            made = model.generate(
+                input_ids=IDS, attention_mask=mask, max_new_tokens=9, do_sample=True, top_k=0,
+                pad_token_id=0, eos_token_id=None,
+            )  # fmt: skip
+    rollouts = recorder.rollouts()
+    assert len(rollouts) == 8
+    for row in range(4):
+        whole = torch.cat([IDS[row, mask[row].bool()], made[row, WIDTH:-1]]).tolist()
+        assert rollouts.tokens[4 + row, : int(rollouts.lengths[4 + row])].tolist() == whole
+    again = score(
+        model, tiny_tokenizer(), rollouts.tokens, rollouts.valid,
+        prompt_lengths=rollouts.prompt_lengths,
+    )  # fmt: skip
+    torch.testing.assert_close(rollouts.entropy, again.entropy, rtol=0, atol=2e-4)
+    torch.testing.assert_close(rollouts.logprobs, again.logprobs, rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize("tile", [1, 1000, passes.TILE])

@@ -103,6 +103,10 @@ def test_what_mixes_tokens_otherwise_is_not_packed():
     assert why_not_packed(model) is None
     model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
     assert "linear_attention" in why_not_packed(model)
+    model = tiny_model("gemma2")
+    assert why_not_packed(model) is None
+    model.config._attn_implementation = "sdpa"  # older transformers' default, without the softcap
+    assert "softcap" in why_not_packed(model)
     model = tiny_model("llama")
     model._supports_attention_backend = False
     assert "LlamaForCausalLM" in why_not_packed(model)

@@ -531,7 +531,8 @@ def test_layers_may_be_computed_again_to_save_memory():
     for again in (False, True):
         model, passes[again] = tiny_model().train(), 0
         if again:
-            model.activation_checkpointing_enable()
+            enable = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)()  # older transformers
 
         def count(*_, again=again):
             passes[again] += 1

@@ -61,7 +61,10 @@ def tiny_model(family: str = "llama", *, spread: float = 8.0, seed: int = 0):
     """Give a random model, what enters its unembedding scaled up so that entropies spread."""
     torch.manual_seed(seed)
     # A copy: saving or casting a model writes into its configuration.
-    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family])).eval()
+    config = copy.deepcopy(CONFIGS[family])
+    # Older transformers would take "sdpa", which leaves out Gemma 2's softcap.
+    how = "eager" if family == "gemma2" else None
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=how).eval()
     norms = [m for n, m in model.get_decoder().named_modules() if n in FINAL_NORMS]
     with torch.no_grad():
         for parameter in model.parameters():

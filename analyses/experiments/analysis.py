@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ class Analysis:
     @property
     def minutes(self) -> float:
         """Give the core-minutes of all runs."""
-        return sum(arm.seeds * arm.minutes for arm in self.arms)
+        return math.fsum(arm.seeds * arm.minutes for arm in self.arms)
 
     def arm(self, name: str) -> Arm:
         """Give an arm by its name.

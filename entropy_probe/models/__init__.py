@@ -2,9 +2,10 @@
 
 import importlib
 import importlib.util
+import json
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,6 +282,9 @@ def _explain(reference: str, source: str, error: Exception) -> LoadError:
     plain = said and not isinstance(error, KeyError)
     first = said.splitlines()[0] if plain else f"{type(error).__name__} {said}".strip()
     if Path(source).exists():
+        with suppress(OSError, ValueError):
+            if not isinstance(json.loads((Path(source) / "config.json").read_bytes()), dict):
+                first = "config.json must be a mapping"  # older transformers do not say so
         return LoadError(
             f"{reference!r} cannot be loaded as a causal language model",
             first,

@@ -159,6 +159,9 @@ def why_not_packed(model: nn.Module) -> str | None:
     odd = set(getattr(config, "layer_types", None) or ()) - _KINDS
     if odd:
         return f"{name} has layers of another kind: {', '.join(sorted(odd))}"
+    capped = getattr(config, "attn_logit_softcapping", None)
+    if capped and config._attn_implementation == "sdpa":
+        return f"{name} leaves its softcap out in 'sdpa': load it with attn_implementation='eager'"
     return None
 
 

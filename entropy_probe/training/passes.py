@@ -79,12 +79,6 @@ def entered(arguments: Mapping[str, object]) -> Tensor:
     return arguments["inputs_embeds"] if ids is None else ids[..., None]
 
 
-def already_passed(arguments: Mapping[str, object]) -> int:
-    """Count the tokens of these texts that passed before, by the key-value cache."""
-    cache = arguments.get("past_key_values")
-    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-
-
 def read_piece(
     arguments: Mapping[str, object],
     output: object,
@@ -160,6 +154,10 @@ class Passing:
         width = piece.entropy.shape[1]
         if self.given is None and width == 1:
             self.given = self.width
+        before = self.pieces[-1].mask
+        if piece.mask is None and before is not None:  # recurrent states are told of padding once
+            more = before.new_ones(len(before), self.width + width - before.shape[1])
+            piece = replace(piece, mask=torch.cat([before, more], dim=1))
         self.pieces[-1] = replace(self.pieces[-1], mask=None)  # the new one covers all
         self.pieces.append(piece)
         self.width += width

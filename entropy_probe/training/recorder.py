@@ -15,13 +15,14 @@ from entropy_probe.hooks import (
     resolve_layers,
     watch_passes,
 )
+from entropy_probe.kvcache import columns_held
 from entropy_probe.models.fingerprint import library_versions, model_name, model_revision
 from entropy_probe.rollout import Provenance, Rollouts
 from entropy_probe.storage.run import Run
 from entropy_probe.storage.saving import save_run
 from entropy_probe.storage.writing import find_run, require_writable
 
-from .passes import Passing, already_passed, entered, own_forward, read_piece
+from .passes import Passing, entered, own_forward, read_piece
 from .recorded import Recorded, join_rows
 from .reservoir import Keeping, Reservoir
 
@@ -184,13 +185,13 @@ class Recorder:
     def _before(self, arguments: Mapping[str, object]) -> None:
         """Decide, before a pass, whether to look at it."""
         self._training = torch.is_grad_enabled()
-        start = already_passed(arguments)
-        if start:
+        held = columns_held(arguments)
+        if held:
             # What goes on with other texts, or with some whose beginning was not looked at, is not
-            # looked at either.
+            # looked at either. Recurrent states do not tell how many tokens they have seen.
             batch = self._open
-            here = None if batch is None else (batch.rows, batch.width)
-            self._looking = here == (len(entered(arguments)), start)
+            rows = batch is not None and batch.rows == len(entered(arguments))
+            self._looking = rows and held in (batch.width, -1)
         else:
             self._close()
             self._looking = self.batches % self.every == 0 and self._mine()
@@ -210,7 +211,7 @@ class Recorder:
         if self._reader is not None:
             self._reader.paused = True
             states = self._reader.take(tokens=entered(arguments)[..., :1].numel())
-        cached = getattr(output, "past_key_values", None) is not None
+        cached = columns_held(getattr(output, "__dict__", {})) is not None
         may_go_on = cached and not self._training
         piece = read_piece(
             arguments, output, temperature=self.temperature, may_go_on=may_go_on, states=states

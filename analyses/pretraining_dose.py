@@ -195,8 +195,8 @@ def figures(results: Results) -> list[tuple[str, Any]]:
     for steps in BLOCKS:
         name = steps.replace(" ", "-")
         found.append((f"gain-{name}", by_dose(
-            results, steps, gains, f"Gain in accuracy by reward, {steps}",
-            "accuracy after less before (each reward with its own optimizer's settings)"
+            results, steps, gains, f"Gain in accuracy, each reward at its own rate, {steps}",
+            "accuracy after less before"
         )))  # fmt: skip
         found.append((f"share-{name}", by_dose(
             results, steps, shares, f"Share of code, {steps}", "share of completions in code"
@@ -210,17 +210,17 @@ def figures(results: Results) -> list[tuple[str, Any]]:
 def by_dose(results: Results, steps: str, shown: list[tuple[str, str]], title: str, y: str) -> Any:
     """Draw some measures over the dose."""
     figure = framed(title, "share of code in the corpus", y)
-    arms = {0: NONE} | {d: f"{d}%, {steps}" for d in DOSES if d}
     there = {arm.name for arm in ARMS}
+    arms = {0: NONE} | {d: name for d in DOSES if (name := f"{d}%, {steps}") in there}
     for number, (measure, name) in enumerate(shown):
         found = {}
         for dose, arm in arms.items():
-            values = results.values(arm, MEASURES[measure]).values() if arm in there else ()
+            values = results.values(arm, MEASURES[measure]).values()
             if known := [value for value in values if not math.isnan(value)]:
                 found[f"{dose}%"] = over_seeds(known)
         if found:
             add_band(figure, list(found), list(found.values()), name, number)
-    figure.update_xaxes(type="category", categoryarray=[f"{d}%" for d in DOSES])
+    figure.update_xaxes(type="category", categoryarray=[f"{d}%" for d in arms])
     figure.add_hline(y=0, line={"color": "#000000", "dash": "dot", "width": 1})
     return figure
 

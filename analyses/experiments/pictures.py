@@ -1,5 +1,6 @@
 """Figures over seeds: curves with bands, points with intervals, and the verdicts side by side."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -92,22 +93,36 @@ def intervals(
     return figure
 
 
+_EDGE = 6.0
+"""Smallest effects of interest that a forest shows to scale on each side."""
+
+
 def forest(results: Results) -> go.Figure:
     """Give the difference of each contrast with its interval and its smallest effect of interest.
 
     Differences are in units of that smallest effect, so that contrasts of other measures fit in.
+    What is far larger stands at the edge, with an arrow and its value.
     """
     figure = framed(
         "Contrasts: arm less the other one, 95% t interval over seeds",
         "difference / smallest effect of interest", "",
     )  # fmt: skip
     verdicts = [v for v in results.verdicts() if v.difference is not None]
-    names = []
+    names, far = [], {}
     for verdict in verdicts:
         contrast, d = verdict.contrast, verdict.difference
         names.append(f"{contrast.name}: {verdict.statement}")
         scaled = Figure(*(v / contrast.least for v in (d.value, d.low, d.high)), d.n)
         _add_interval(figure, scaled, names[-1], "#0072b2" if contrast.primary else "#7f7f7f")
+        if abs(scaled.value) > _EDGE:
+            far[names[-1]] = scaled.value
+    for name, value in far.items():
+        figure.add_annotation(
+            x=math.copysign(_EDGE, value), y=name, showarrow=False, font={"size": 13},
+            text=f"{value:+.1f} \u25b6" if value > 0 else f"\u25c0 {value:+.1f}",
+        )  # fmt: skip
+    if far:
+        figure.update_xaxes(range=[-1.15 * _EDGE, 1.15 * _EDGE])
     figure.add_vrect(x0=-1, x1=1, fillcolor="#000000", opacity=0.06, line_width=0)
     _line(figure, 0.0)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])

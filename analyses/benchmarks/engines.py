@@ -10,7 +10,7 @@ BACKENDS = {"transformer_lens": "transformer_lens", "nnsight": "nnsight"}
 """Engine -> backend of `load`, where it is not the plain model."""
 
 
-def ours(model, tokenizer, prompts, work, batch, seed):
+def ours(model, tokenizer, prompts, work, batch, seed, *, compile=False):
     """Sample with entropy, log-probability, rank, 5 alternatives, and one layer at the forks."""
     from entropy_probe import sample
 
@@ -21,6 +21,7 @@ def ours(model, tokenizer, prompts, work, batch, seed):
         rollouts = sample(
             model, tokenizer, prompts, n=work.n, max_new_tokens=work.tokens, seed=seed,
             batch_size=batch, residual_layers=[model.config.num_hidden_layers // 2],
+            compile=compile,
         )  # fmt: skip
     finally:
         config.eos_token_id = ends
@@ -80,16 +81,22 @@ def nnsight(model, tokenizer, prompts, work, batch, seed):
     return made
 
 
-def _generate(model, tokenizer, prompts, work, batch, **outputs):
+def generate_static(model, tokenizer, prompts, work, batch, seed):
+    """Hugging Face generate with a cache of fixed size, which it compiles on a GPU."""
+    return _generate(model, tokenizer, prompts, work, batch, cache_implementation="static")
+
+
+def _generate(model, tokenizer, prompts, work, batch, **more):
     made = 0
     for ids, mask in _batches(tokenizer, prompts, work, batch):
         out = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0,
-            top_p=1.0, num_return_sequences=work.n, max_new_tokens=work.tokens,
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            num_return_sequences=work.n, max_new_tokens=work.tokens,
             min_new_tokens=work.tokens if work.fixed else None,
-            pad_token_id=tokenizer.pad_token_id, **outputs,
+            pad_token_id=tokenizer.pad_token_id, **more,
         )  # fmt: skip
-        if outputs:
+        if "output_logits" in more:
             for logits in out.logits:
                 _entropies(logits)
             out = out.sequences

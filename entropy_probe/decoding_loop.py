@@ -22,7 +22,7 @@ from .slots import Prefilled, Slots
 LEAVE = 16
 """Rows leave, and others join, when 1/LEAVE of the slots are free."""
 
-DRAWN = 1 << 20
+DRAWN = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Logits that tokens are drawn from at once: copies of all rows' would rival the cache."""
 
 
@@ -219,7 +219,8 @@ class Loop:
 
     def _draw(self, slots: Slots) -> Int[Tensor, " slots"]:
         """Draw a token a row and write its statistics, some rows at a time."""
-        total, step = len(slots.rows), max(1, DRAWN // slots.logits.shape[1])
+        most = DRAWN.get(self.device.type, DRAWN["cpu"])
+        total, step = len(slots.rows), max(1, most // slots.logits.shape[1])
         spans = (slice(start, start + step) for start in range(0, total, step))
         return torch.cat([self._draw_some(slots, span) for span in spans])
 
@@ -292,8 +293,7 @@ class Loop:
     def _left_padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Give token ids and mask, so that every prompt ends in the last column."""
         width = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
+        ids, mask = torch.zeros(2, len(prompts), width, dtype=torch.long)
         for i, prompt in enumerate(prompts):
             ids[i, width - len(prompt) :] = torch.tensor(prompt)
             mask[i, width - len(prompt) :] = 1

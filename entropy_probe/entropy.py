@@ -9,7 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 TILE = 1 << 22
-"""Largest number of float32 logits held at once (16 MB): no copy of a large input is made."""
+"""Most float32 logits held at once on a CPU (16 MB): no copy of a large input is made."""
+
+_ON_GPU = 8
+"""Times as many on a GPU, where each launch costs as much as many logits."""
 
 _ROWS = 512
 """Fewest tokens in a tile of `token_stats`."""
@@ -85,7 +88,7 @@ def entropy_and_logprobs(
             entropy[i], logprobs[i] = entropy_and_logprobs(part, tokens[i], temperature=temperature)
         return entropy, logprobs
     rows, index = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1, 1).long()
-    step = max(1, TILE // rows.shape[1])
+    step = max(1, _tile(logits) // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
         shifted, weights = shift_and_exp(rows[part].to(torch.float32, copy=True).div_(temperature))
@@ -147,17 +150,14 @@ def token_stats(
     _check_alternatives(alternatives, unembed.shape[0])
     flat, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
     # Few, tall tiles: each pass over the rows reads the whole unembedding once.
-    rows = max(_ROWS, TILE // unembed.shape[0])
+    rows = max(_ROWS, _tile(hidden) // unembed.shape[0])
+    head, starts = _Head(scale, temperature, bias, softcap), range(0, max(len(flat), 1), rows)
     with _unrounded(hidden):
         parts = [
             _stats_tiled(
-                flat[start : start + rows].float(),
-                unembed,
-                ids[start : start + rows],
-                _Head(scale, temperature, bias, softcap),
-                alternatives,
+                flat[at : at + rows].float(), unembed, ids[at : at + rows], head, alternatives
             )
-            for start in range(0, max(flat.shape[0], 1), rows)
+            for at in starts
         ]
     joined = (torch.cat(column) for column in zip(*parts, strict=True))
     return TokenStats(*(c.reshape(tokens.shape + c.shape[1:]) for c in joined))
@@ -199,6 +199,11 @@ def stats_of_shifted(
     )
 
 
+def _tile(like: Tensor) -> int:
+    """Give the most logits held at once where a tensor is."""
+    return TILE * _ON_GPU if like.is_cuda else TILE
+
+
 class _Head(NamedTuple):
     """What turns hidden @ unembed.T into logits / temperature."""
 
@@ -224,7 +229,7 @@ def _stats_tiled(
     ranks = torch.zeros(count, dtype=torch.int32, device=hidden.device)
     best, best_ids = hidden.new_empty(count, 0), index.new_empty(count, 0)
     exact = hidden.new_zeros(count)
-    width = max(1, min(vocab, TILE // max(count, 1)))
+    width = max(1, min(vocab, _tile(hidden) // max(count, 1)))
     for start in range(0, vocab, width):
         span = torch.arange(start, min(start + width, vocab), device=hidden.device)
         scores = _scores(hidden, unembed[start : start + width], span, head)
@@ -256,12 +261,7 @@ def _stats_tiled(
     )
 
 
-def _scores(
-    hidden: Tensor,
-    unembed: Tensor,
-    span: Tensor,
-    head: _Head,
-) -> Tensor:
+def _scores(hidden: Tensor, unembed: Tensor, span: Tensor, head: _Head) -> Tensor:
     """Give logits / temperature of some hidden states at some tokens, float32."""
     scores = hidden @ unembed.float().mT
     if hidden.dim() == 3:  # one token a row

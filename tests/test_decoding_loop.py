@@ -190,7 +190,7 @@ def test_tokens_drawn_row_by_row_are_those_drawn_together(tokenizer, monkeypatch
         return drawn(weights, **where)
 
     monkeypatch.setattr(decoding_loop, "draw", watched)
-    monkeypatch.setattr(decoding_loop, "DRAWN", 2 * VOCAB)
+    monkeypatch.setitem(decoding_loop.DRAWN, "cpu", 2 * VOCAB)
     apart = sampled(model, tokenizer)
     assert set(seen) == {1, 2}
     assert torch.equal(apart.tokens, together.tokens)

@@ -287,7 +287,14 @@ ANALYSIS = Analysis(
     "small here. True answers help under the same bounds, so that it is not the bounds that "
     "nothing can be learnt under. That clipping is what makes random rewards work is not what "
     "these organisms say; they side with those who find its bias negligible, and clipping to "
-    "lower entropy, by a hair. The bounds were drawn in before the runs, when first looks at "
+    "lower entropy, by a hair. Among the other rewards, three seeds each, what helps is what "
+    "raises the share of the better strategy, whatever it is given for: code rewarded for its own "
+    "sake does more than true answers where code is better, and harms where it is worse, as "
+    "being made to begin in code does without any training. Labels of the base's majority help "
+    "a little; its wrong majority harms, against the paper, whose models gained by such labels, "
+    "and inverted answers harm most. Nothing brings back what was memorised, and where there is nothing to "
+    "choose even true answers cost a little: that much is the price of this training. The "
+    "bounds were drawn in before the runs, when first looks at "
     "the settings showed that 0.8 and 1.2 would clip next to none of the tokens that choose.",
     untested="models over 100 billion parameters; Qwen2.5 itself; whether contamination explains "
     "its gains",

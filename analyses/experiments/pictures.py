@@ -118,7 +118,7 @@ def forest(results: Results) -> go.Figure:
             far[names[-1]] = scaled.value
     for name, value in far.items():
         figure.add_annotation(
-            x=math.copysign(_EDGE, value), y=name, showarrow=False, font={"size": 13},
+            x=math.copysign(_EDGE, value), y=name, showarrow=False, bgcolor="#ffffff",
             text=f"{value:+.1f} \u25b6" if value > 0 else f"\u25c0 {value:+.1f}",
         )  # fmt: skip
     if far:

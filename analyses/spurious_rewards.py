@@ -277,8 +277,8 @@ ANALYSIS = Analysis(
         Source("2504.20571", "A single example raises mathematics by nearly as much as 7,500.",
                "secondary", "for"),
     ),
-    discussion="A coin helps nobody here: it costs the base that should have gained a little accuracy, "
-    "and the one without a second strategy as much. What clipping does is to hold the policy "
+    discussion="A coin helps nobody here: it costs the base that should have gained a little "
+    "accuracy, and the one without a second strategy as much. What clipping does is to hold the policy "
     "in place. With bounds as narrow as the steps the seeds hardly move; without bounds, or "
     "with a fresh small batch an update, the same coin destroys the arithmetic in most seeds "
     "and moves the strategy either way by chance. Of the bias towards what is likely there is "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,8 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .compiled_step import CompiledStep
-from .drawing import draw, draw_greedy, keep_candidates
-from .entropy import shift_and_exp, stats_of_shifted
+from .describing import Replayed, draw_and_describe
 from .hooks import ResidualReader
 from .keeping import StateKeeper
 from .kvcache import Columns, cache_inputs, check_filled, drop_newest, make_cache
@@ -21,9 +21,6 @@ from .slots import Prefilled, Slots
 
 LEAVE = 16
 """Rows leave, and others join, when 1/LEAVE of the slots are free."""
-
-DRAWN = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Logits that tokens are drawn from at once: copies of all rows' would rival the cache."""
 
 
 @dataclass
@@ -87,6 +84,7 @@ class Loop:
         self.pieces = pieces
         self._piece_cache: dict[int, bytes] = {}
         self._compiled: CompiledStep | None = None
+        self._describe = partial(draw_and_describe, settings=settings)
 
     def run(
         self,
@@ -104,6 +102,8 @@ class Loop:
             self._compiled = CompiledStep(
                 self.engine, self.reader, rows=min(size, total), longest=longest
             )
+            if self.device.type == "cuda":
+                self._describe = Replayed(self._describe, min(size, total))
         while True:
             free = min(size - alive, total - begun)
             if not alive:
@@ -126,7 +126,7 @@ class Loop:
             if not alive and not left:
                 return
             if alive:
-                self._advance(slots, tokens)
+                self._advance(slots, tokens, alive)
 
     def _prefill(
         self, prompts: list[list[int]], limits: list[int], first: int, count: int
@@ -170,10 +170,9 @@ class Loop:
             self._hand_over(slots, ended.nonzero()[:, 0])
         return tokens
 
-    def _advance(self, slots: Slots, tokens: Int[Tensor, " slots"]) -> None:
+    def _advance(self, slots: Slots, tokens: Int[Tensor, " slots"], alive: int) -> None:
         """Run the model on the tokens just drawn; rows that have ended leave first."""
-        ended = len(slots.alive) - int(slots.alive.sum())
-        if LEAVE * ended >= len(slots.alive):
+        if LEAVE * (len(slots.alive) - alive) >= len(slots.alive):
             tokens = tokens[slots.leave()]
         mask = slots.mask.append(torch.ones_like(tokens)[:, None, None])[..., 0]
         # A row that has ended but not left must not run past the context.
@@ -218,44 +217,28 @@ class Loop:
         return logits[:, -1], states
 
     def _draw(self, slots: Slots) -> Int[Tensor, " slots"]:
-        """Draw a token a row and write its statistics, some rows at a time."""
-        most = DRAWN.get(self.device.type, DRAWN["cpu"])
-        total, step = len(slots.rows), max(1, most // slots.logits.shape[1])
-        spans = (slice(start, start + step) for start in range(0, total, step))
-        return torch.cat([self._draw_some(slots, span) for span in spans])
-
-    def _draw_some(self, slots: Slots, span: slice) -> Int[Tensor, " some"]:
-        """Draw a token for each of some slots and write its statistics."""
-        settings, traces = self.settings, self.traces
-        rows, made, alive = slots.rows[span], slots.made[span], slots.alive[span].nonzero()[:, 0]
-        # A copy: the model's user may hold the logits.
-        scores = slots.logits[span].to(torch.float32, copy=True)
-        if settings.entropy_temperature != 1:
-            scores.div_(settings.entropy_temperature)
-        shifted, weights = shift_and_exp(scores)
-        if settings.temperature == 0:
-            drawn = draw_greedy(shifted)
-        else:
-            allowed = keep_candidates(weights, top_p=settings.top_p, top_k=settings.top_k)
-            drawn = draw(allowed, seed=settings.seed, rows=rows + self.noise_offset, positions=made)
-        stats = stats_of_shifted(shifted, weights, drawn.tokens, settings.alternatives)
-        at = (rows[alive], made[alive])
+        """Draw a token a row and write its statistics."""
+        traces, made, alive = self.traces, slots.made, slots.alive.nonzero()[:, 0]
+        numbers = slots.rows + self.noise_offset
+        tokens, near_tie, *stats = self._describe(slots.logits, numbers, made)
+        at = (slots.rows[alive], made[alive])
         fields = (
             traces.tokens, traces.entropy, traces.logprobs, traces.ranks,
             traces.alternative_ids, traces.alternative_logprobs,
         )  # fmt: skip
-        for field, value in zip(fields, (drawn.tokens, *stats), strict=True):
+        for field, value in zip(fields, (tokens, *stats), strict=True):
             field[at] = value[alive]
         traces.valid[at] = True
+        entropy = stats[0][alive]
         # One transfer for both; a sum is finite where all that it sums is.
-        sums = torch.stack([drawn.near_tie[alive].sum(), stats.entropy[alive].sum()]).tolist()
+        sums = torch.stack([near_tie[alive].sum(), entropy.sum()]).tolist()
         if not math.isfinite(sums[1]):
-            odd = alive[~stats.entropy[alive].isfinite()][0]
-            where = f"row {rows[odd] + self.noise_offset}, generated token {made[odd]}"
-            logits, basis = slots.logits[span][odd], settings.entropy_temperature
-            raise not_finite(self.engine, where, logits, basis)
+            odd = alive[~entropy.isfinite()][0]
+            where = f"row {numbers[odd]}, generated token {made[odd]}"
+            basis = self.settings.entropy_temperature
+            raise not_finite(self.engine, where, slots.logits[odd], basis)
         traces.near_ties += int(sums[0])
-        return drawn.tokens
+        return tokens
 
     def _ended(self, slots: Slots, tokens: Int[Tensor, " slots"]) -> Bool[Tensor, " slots"]:
         """Tell which rows end with the token just drawn."""

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, BloomConfig
 from transformers.cache_utils import DynamicCache
 from unbatched import assert_true_of_each_row
 
-from entropy_probe import decoding_loop, sample, score
+from entropy_probe import decoding_loop, describing, sample, score
 from entropy_probe.decoding_loop import LEAVE
 from entropy_probe.hooks import HooksSkipped
 
@@ -183,14 +183,14 @@ def test_progress_counts_rows_that_ended(tokenizer):
 def test_tokens_drawn_row_by_row_are_those_drawn_together(tokenizer, monkeypatch):
     model = tiny_model("llama")
     together = sampled(model, tokenizer)
-    drawn, seen = decoding_loop.draw, []
+    drawn, seen = describing.draw, []
 
     def watched(weights, **where):
         seen.append(len(weights))
         return drawn(weights, **where)
 
-    monkeypatch.setattr(decoding_loop, "draw", watched)
-    monkeypatch.setitem(decoding_loop.DRAWN, "cpu", 2 * VOCAB)
+    monkeypatch.setattr(describing, "draw", watched)
+    monkeypatch.setitem(describing.DRAWN, "cpu", 2 * VOCAB)
     apart = sampled(model, tokenizer)
     assert set(seen) == {1, 2}
     assert torch.equal(apart.tokens, together.tokens)

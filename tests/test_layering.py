@@ -43,7 +43,8 @@ ALLOWED = {
     "slots": {"kvcache"},
     "fixed_cache": {"kvcache"},
     "compiled_step": {"fixed_cache", "hooks", "kvcache", "models"},
-    "decoding_loop": {"compiled_step", "drawing", "entropy", "hooks", "keeping", "kvcache"}
+    "describing": {"drawing", "entropy"},
+    "decoding_loop": {"compiled_step", "describing", "hooks", "keeping", "kvcache"}
     | {"models", "slots"},
     "liger": {"entropy", "models"},
 }

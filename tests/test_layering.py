@@ -48,6 +48,20 @@ ALLOWED = {
     | {"models", "slots"},
     "liger": {"entropy", "models"},
 }
+# What releases of transformers from 5.0 on have; before a name is added, look into 5.0, which
+# pyproject.toml allows.
+TRANSFORMERS = {
+    "transformers": {
+        "AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig", "LlamaConfig",
+        "LlamaForCausalLM", "PreTrainedModel", "PreTrainedTokenizerBase",
+        "PreTrainedTokenizerFast", "cache_utils",
+    },
+    "transformers.cache_utils": {
+        "Cache", "DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer",
+    },
+    "transformers.modeling_utils": {"ALL_ATTENTION_FUNCTIONS"},
+    "transformers.utils": {"logging"},
+}  # fmt: skip
 MATHS = ("entropy", "forking", "drawing", "advantages", "loss", "features", "comparing")
 
 
@@ -125,6 +139,20 @@ def offences(path: Path, tree: ast.Module) -> list[str]:
 def test_imports_go_one_way():
     found = {path: offences(path, tree) for path, tree in TREES.items()}
     assert {module_of(path): what for path, what in found.items() if what} == {}
+
+
+def test_only_what_the_oldest_transformers_has_is_taken_from_it():
+    taken = {
+        (node.module, alias.name)
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers")
+        for alias in node.names
+        if not node.level
+    }
+    known = {(module, name) for module, names in TRANSFORMERS.items() for name in names}
+    assert taken - known == set()
+    assert ("transformers.cache_utils", "Cache") in taken
 
 
 @pytest.mark.parametrize(

@@ -258,11 +258,21 @@ ANALYSIS = Analysis(
         Source("2510.01265", "Thoughts rewarded during pretraining itself raise later "
                "reasoning.", "text", "for"),
     ),
-    discussion="A dose decides two things here: how well code is learnt, and how often it is "
-    "drawn. A true reward finds a rare strategy if the groups of a batch contain it; a coin "
-    "cannot tell strategies apart, and can only sharpen what is frequent already. Two pretrainings "
-    "of a dose are few: a difference between doses is one between two models and two others, "
-    "whatever the interval over seeds. Skipped steps were tried at 50% only, and 0.3% and 3% not.",
+    discussion="A dose decides two things here: how well code is learnt, and how often it "
+    "is drawn. At a hundredth of the corpus code is drawn and never right; at a tenth it is "
+    "seldom right, and truth turns away from it. Only at half of the corpus is there a better "
+    "strategy to select: there truth takes it nearly everywhere and gains, and without a "
+    "habit the same training gains nothing. That is the part of the claim that holds. A coin "
+    "does nothing at any dose, though at half of the corpus close to a third of the first "
+    "tokens were clipped: no dose was found at which a meaningless reward begins to help. Its "
+    "bounds are as narrow as its steps, and sixteen of these may be too few for a slow drift "
+    "to show. Inverted rewards take the habit away, or plant it where code is mostly wrong, "
+    "and ruin the arithmetic at every dose. With written steps truth gains more than with "
+    "skipped ones, and the interval does not reach zero; but the difference is surely less "
+    "than what was declared of interest beforehand, which the rules call contradicted, and "
+    "neither pretraining alone settles it. Two pretrainings of a dose are few: a difference "
+    "between doses is one between two models and two others, whatever the interval over "
+    "seeds. Skipped steps were tried at 50% only, and 0.3% and 3% not.",
     untested="corpora of natural language, where a habit is not a first token",
 )  # fmt: skip
 

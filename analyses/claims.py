@@ -42,6 +42,8 @@ LEVEL = "there is nothing to compare"
 """Said where both arms are at a floor or a ceiling."""
 HAIR = "by a hair"
 """Said of what is shown, where the interval reaches under the smallest effect of interest."""
+SMALL = "there, but too small to matter"
+"""Said of what is contradicted, where the interval is all on the claimed side of zero."""
 
 DIRECTIONS = {
     "higher": "is higher than",
@@ -221,6 +223,8 @@ def _verdict(contrast: Contrast, tested: _Tested) -> Verdict:
         right = value > 0 if direction == "higher" else value < 0
         if close:
             statement, why = CONTRADICTED, f"equivalent within {bound}, p = {tested.close:.3g}"
+            if right and tested.difference.low * tested.difference.high > 0:
+                why += f"; {SMALL}"
         elif apart and not right:
             statement, why = CONTRADICTED, f"the other direction, {p}"
         elif apart and large:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from analyses.claims import HAIR, LEVEL, Verdict
+from analyses.claims import HAIR, LEVEL, SMALL, Verdict
 from analyses.experiments.analysis import Analysis, Source
 from analyses.experiments.command import read_results
 from analyses.experiments.every import every_analysis
@@ -55,7 +55,7 @@ def short(verdict: Verdict) -> str:
         return text
     d = verdict.difference
     text = f"{text}, {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {d.n} seeds)"
-    return "; ".join([text, *(words for words in (HAIR, LEVEL) if words in verdict.why)])
+    return "; ".join([text, *(words for words in (HAIR, LEVEL, SMALL) if words in verdict.why)])
 
 
 def section(results: Results) -> Iterator[str]:

@@ -182,6 +182,16 @@ def test_an_error_in_an_arm_changes_the_verdict():
     assert statements(masked={"rate": 0.5, "mask": 0.1})[1] == CONTRADICTED
 
 
+def test_a_difference_that_is_there_and_too_small_says_so_in_the_readme_too():
+    small, none = verdict(HIGHER, seeds(0.004, 0.001)), verdict(HIGHER, seeds(0.0002, 0.004))
+    assert small.statement == none.statement == CONTRADICTED
+    assert small.difference.low > 0 > none.difference.low
+    assert readme.short(small).endswith("8 seeds); there, but too small to matter")
+    assert readme.short(none).endswith("8 seeds)")
+    other = verdict(HIGHER, seeds(-0.004, 0.001))
+    assert "too small" not in other.why
+
+
 def test_what_is_shown_by_a_hair_says_so_in_the_readme_too():
     clear, hair = verdict(HIGHER, seeds(0.05, 0.01)), verdict(HIGHER, seeds(0.012, 0.01))
     assert clear.statement == hair.statement == SHOWN

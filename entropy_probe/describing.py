@@ -81,13 +81,13 @@ class Replayed:
         return tuple(out[:count].clone() for out in self._out)
 
     def _capture(self, given: tuple[Tensor, ...]) -> None:
-        """Record the function's kernels over buffers that stay."""
+        """Record the function's kernels over buffers that stay, on a stream of this device."""
         self._held = [new.new_zeros((self.rows, *new.shape[1:])) for new in given]
         aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # once before: libraries then make what they need
             self.function(*self._held)
         torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             self._out = self.function(*self._held)
         self._graph = graph

@@ -85,7 +85,7 @@ def uniform_noise(
 ) -> Float[Tensor, "rows count"]:
     """Give uniform numbers in (0, 1), float64, each a hash of (seed, stream, row, position, i)."""
     folded = (seed * 8 + stream + (1 << 63)) % (1 << 64) - (1 << 63)
-    start = int(_mix(torch.tensor(folded)))  # on the CPU: it is one number
+    start = int(_mix(torch.tensor(folded, device="cpu")))  # one number: no GPU waits for it
     key = _mix(_mix(rows.long() ^ start) ^ positions.long())
     values = _mix(key[:, None] + _GOLDEN * torch.arange(1, count + 1, device=rows.device))
     return ((_shift(values, 11)).double() + 0.5) * 2.0**-53

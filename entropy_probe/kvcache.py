@@ -22,6 +22,9 @@ _DENSE = torch.contiguous_format
 _NAMES = ("past_key_values", "cache", "cache_params")
 """What decoders call their cache: "cache" from transformers 5.24 on, the last once with Mamba."""
 
+_ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers that every transformers keeps keys and values of."""
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -158,12 +161,15 @@ def make_cache(model) -> Cache:
     Raises:
         ValueError: a model of recurrent states, with a transformers that keeps them elsewhere.
     """
-    if getattr(model, "_is_stateful", False) and not hasattr(cache_utils, "LinearAttentionLayer"):
+    config = model.config.get_text_config()
+    odd = set(getattr(config, "layer_types", None) or ()) - _ATTENDING
+    recurrent = odd or getattr(model, "_is_stateful", False)
+    if recurrent and not hasattr(cache_utils, "LinearAttentionLayer"):
         raise ValueError(
             f"{type(model).__name__} keeps recurrent states, which its cache holds from "
             "transformers 5.5 on: pip install -U transformers"
         )
-    usual = DynamicCache(config=model.config.get_text_config())
+    usual = DynamicCache(config=config)
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     if not usual.layers or any(type(layer) not in plain for layer in usual.layers):
         return usual
@@ -192,7 +198,7 @@ def cache_inputs(names: Collection[str], cache: Cache, ids: Tensor, mask: Tensor
     """
     attends = not cache.layers or any(isinstance(layer, DynamicLayer) for layer in cache.layers)
     # Where a Mamba takes both, it ignores the usual one.
-    order = _NAMES if attends else reversed(_NAMES)
+    order = _NAMES[:2] if attends else reversed(_NAMES)
     name = next((each for each in order if each in names), _NAMES[0])
     return {name: cache, "attention_mask": mask if attends else mask[:, -ids.shape[1] :]}
 

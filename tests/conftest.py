@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compute on the CPU, also on a machine with a GPU, where GPU tests are not asked for."""
-    if "not gpu" in config.option.markexpr:
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -349,9 +349,9 @@ def test_autocast_around_a_training_loop_does_not_round_the_statistics():
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_tiles_on_a_gpu_give_what_float64_gives(dtype):
-    hidden = torch.randn(300, 256).to("cuda", dtype)
-    unembed, tokens = (torch.randn(50_000, 256) / 4).to("cuda", dtype), torch.arange(300).cuda()
-    head = {"temperature": 0.7, "softcap": 30.0, "bias": torch.linspace(-1, 1, 50_000).cuda()}
+    hidden = torch.randn(300, 256).to("cuda", dtype)  # in two tiles of the vocabulary
+    unembed, tokens = (torch.randn(150_000, 256) / 4).to("cuda", dtype), torch.arange(300).cuda()
+    head = {"temperature": 0.7, "softcap": 30.0, "bias": torch.linspace(-1, 1, 150_000).cuda()}
     found = token_stats(hidden, unembed, tokens, **head)
     cpu = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in head.items()}
     expected = materialised(hidden.cpu(), unembed.cpu(), tokens.cpu(), **cpu)

@@ -1,6 +1,7 @@
 """On a GPU, what a CPU gives: the commands, the recorder, the update and steering."""
 
 import math
+from functools import partial
 from importlib import metadata
 
 import pytest
@@ -10,7 +11,8 @@ from dictionaries import tiny_dictionary, write_dictionary
 from tiny import tiny_model, tiny_tokenizer
 from updates import furthest, make_batch, random_mask, take_gradients, trainable
 
-from entropy_probe import open_run, sample, score
+from entropy_probe import describing, open_run, sample, score
+from entropy_probe.sampling import Sampling
 from entropy_probe.training.journal import read_log
 from entropy_probe.training.recorder import Recorder
 from entropy_probe.training.sparse import policy_step
@@ -18,6 +20,7 @@ from sae_steering import steer
 
 pytestmark = pytest.mark.gpu
 
+KEPT = {"residual_positions": "none", "fraction": 0.2}
 ORGANISM = "organism:amenable-300k"
 TASK = ("--model", ORGANISM, "--task", "arithmetic", "--limit", 6)
 GREEDY = ("--n", 2, "--max-new-tokens", 24, "--temperature", 0, "--layers", 1)
@@ -63,6 +66,25 @@ def test_training_runs(tmp_path):
     assert len(log) == 4
     assert all(math.isfinite(line["loss"]) for line in log)
     assert any(line["loss"] for line in log)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 40, "temperature": 1.3}], ids=str
+)
+@pytest.mark.parametrize("rows", [5, 13])
+def test_draws_replayed_as_a_graph_are_those_of_its_kernels(how, rows, monkeypatch):
+    monkeypatch.setitem(describing.DRAWN, "cuda", 4 * 150_000)  # several at a time
+    more = {"n": 1, "max_new_tokens": 9, "top_p": 1.0, "top_k": 0, "alternatives": 5, "seed": 3}
+    settings = Sampling(**more | {"temperature": 1.0, "batch_size": 13} | KEPT | how)
+    plain = partial(describing.draw_and_describe, settings=settings)
+    replayed = describing.Replayed(plain, 13)
+    for step in range(3):
+        logits = (3 * torch.randn(rows, 150_000, device="cuda")).bfloat16()
+        numbers, made = torch.arange(rows).cuda(), torch.full((rows,), step).cuda()
+        wanted = plain(logits, numbers, made)
+        for mine, theirs in zip(replayed(logits, numbers, made), wanted, strict=True):
+            assert mine.dtype == theirs.dtype
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)  # sums of other shapes
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -146,11 +146,13 @@ def test_layers_with_another_state_keep_their_own_cache():
 
 
 def test_older_transformers_are_told_from_those_that_cache_recurrent_states(monkeypatch):
-    model = recurrent_model(RECURRENT["falcon_h1"])
-    make_cache(model)
-    monkeypatch.delattr(cache_utils, "LinearAttentionLayer")
-    with pytest.raises(ValueError, match=r"FalconH1ForCausalLM .* transformers 5\.5"):
+    models = [recurrent_model(RECURRENT[family]) for family in ("falcon_h1", "lfm2")]
+    for model in models:
         make_cache(model)
+    monkeypatch.delattr(cache_utils, "LinearAttentionLayer")
+    for model in models:
+        with pytest.raises(ValueError, match=rf"{type(model).__name__} .* transformers 5\.5"):
+            make_cache(model)
     assert is_roomy(make_cache(SimpleNamespace(config=CONFIGS["llama"])))
 
 
@@ -190,6 +192,7 @@ def test_an_empty_cache_is_like_another():
         ("mamba2", {"cache_params", "past_key_values"}, "cache_params"),
         ("mamba2", {"cache"}, "cache"),
         ("falcon_h1", {"past_key_values"}, "past_key_values"),
+        ("llama", {"cache_params"}, "past_key_values"),  # a cache of the model's own kind
     ],
 )
 def test_a_cache_goes_by_the_name_that_the_model_takes(family, names, wanted):

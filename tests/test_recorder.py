@@ -12,7 +12,7 @@ from test_hooks import hooks_on
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
-from entropy_probe import open_run, score
+from entropy_probe import open_run, sample, score
 from entropy_probe.cli import main
 from entropy_probe.hooks import HooksSkipped
 from entropy_probe.storage.errors import RunConflict
@@ -177,6 +177,22 @@ def stopping_model():
     model = tiny_model()
     model.generation_config.eos_token_id = list(range(40, 60))
     return model
+
+
+def test_sampling_on_recurrent_states_is_put_together_padding_left_out():
+    model, prompts = recurrent_model(RECURRENT["mamba2"]), [[1, 5, 6], [1, 9, 9, 9, 9, 4]]
+    with Recorder(model, tokenizer=tiny_tokenizer()) as recorder:
+        made = sample(model, tiny_tokenizer(), prompts, max_new_tokens=5, seed=1)
+    rollouts = recorder.rollouts()
+    assert rollouts.prompt_lengths.tolist() == [3, 6]
+    for row, prompt in enumerate(prompts):
+        seen = rollouts.tokens[row, : int(rollouts.lengths[row])].tolist()
+        assert seen == made.tokens[row, : len(seen)].tolist()
+        assert seen[: len(prompt)] == prompt
+        valid = rollouts.valid[row]
+        torch.testing.assert_close(
+            rollouts.entropy[row][valid], made.entropy[row, : len(valid)][valid], rtol=0, atol=1e-4
+        )
 
 
 def test_generation_on_recurrent_states_is_put_together_too():

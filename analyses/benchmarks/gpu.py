@@ -2,7 +2,7 @@
 
 A decoder of the shape of Qwen2.5-0.5B with random weights in bfloat16, rows of a fixed length, the
 same prompts. Each way has run once before it is timed, so that what is compiled is there. Extra
-memory is the allocator's peak above the weights.
+memory is the allocator's peak above what was held when the timed runs began.
 
     python -m analyses.benchmarks.gpu
 """

@@ -154,10 +154,14 @@ class Passing:
         width = piece.entropy.shape[1]
         if self.given is None and width == 1:
             self.given = self.width
-        before = self.pieces[-1].mask
-        if piece.mask is None and before is not None:  # recurrent states are told of padding once
-            more = before.new_ones(len(before), self.width + width - before.shape[1])
-            piece = replace(piece, mask=torch.cat([before, more], dim=1))
+        before, whole = self.pieces[-1].mask, self.width + width
+        # Recurrent states are told of padding once, and later of what is about to run, or nothing.
+        if before is not None and (piece.mask is None or piece.mask.shape[1] < whole):
+            mask = before.new_ones(len(before), whole)
+            mask[:, : before.shape[1]] = before
+            if piece.mask is not None:
+                mask[:, -width:] = piece.mask[:, -width:]
+            piece = replace(piece, mask=mask)
         self.pieces[-1] = replace(self.pieces[-1], mask=None)  # the new one covers all
         self.pieces.append(piece)
         self.width += width

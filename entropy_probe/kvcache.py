@@ -224,7 +224,7 @@ def check_filled(cache: Cache, model) -> None:
     Raises:
         ValueError: it keeps that elsewhere, where rows cannot be moved, or nowhere.
     """
-    # By its name: transformers has that class from 5.20 on; before, such layers had none.
+    # By its name: transformers has that class from 5.23 on; before, such layers had none.
     layers = [layer for layer in cache.layers if type(layer).__name__ != "DummyLayer"]
     empty = sum(not _filled(layer) for layer in layers)
     # Of models without recurrent states, some layers may not attend at all.

@@ -25,7 +25,7 @@ class Places:
     real: Bool[Tensor, "batch seq"]
     """False on padding, where the model was told of it."""
     cached: int | None
-    """Columns that had run before this pass; None where nothing is kept between passes."""
+    """Columns that had run before this pass; None where nothing is kept, or states do not say."""
     rows: Int[Tensor, " batch"] | None = None
     """Rows of the record, where whole rows of a record are run."""
     prompt_lengths: Int[Tensor, " batch"] | None = None
@@ -115,6 +115,7 @@ def replaying(
 def columns_before(inputs: Mapping[str, object]) -> int | None:
     """Give how many columns a pass finds in its cache, from the arguments of a decoder's body.
 
+    None without a cache, and where it holds recurrent states, which do not say how many they saw.
     It has to be asked before the pass, whose first block fills the cache.
     """
     held = columns_held(inputs)

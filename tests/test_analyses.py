@@ -105,6 +105,18 @@ def test_figures_have_fixed_names_and_are_the_same_for_the_same_lines(name, tmp_
     assert all(f'id="{key}"' in page for key in figures[0])
 
 
+def test_what_is_far_off_the_scale_of_contrasts_is_named_at_its_edge(name):
+    figure = dict(analysis(name).figures(results(analysis(name), TRUE[name])))["contrasts"]
+    values = {trace.y[0]: trace.x[0] for trace in figure.data if trace.mode == "markers"}
+    far = {y: value for y, value in values.items() if abs(value) > 6}
+    assert bool(far) == (name == "misaligned_rewards")  # as was put in
+    said = {note.y: note.text for note in figure.layout.annotations}
+    assert said.keys() == far.keys()
+    assert all(f"{value:+.1f}" in said[y] for y, value in far.items())
+    low, high = figure.layout.xaxis.range or (-7, 7)
+    assert low < -6 < 6 < high < 8
+
+
 def test_figures_say_what_their_axes_are_and_in_which_unit(name):
     found = analysis(name)
     for key, figure in found.figures(results(found, TRUE[name])):

@@ -304,6 +304,20 @@ def test_texts_of_every_kth_batch_are_kept_and_never_more_than_asked(model):
     assert [row.batch for row in recorder.records()] == [6, 9, 9, 9, 9]
 
 
+@pytest.mark.parametrize(
+    ("later", "wanted"),
+    [(None, [[0, 1, 1, 1], [1, 1, 1, 1]]), ([[1], [0]], [[0, 1, 1, 1], [1, 1, 1, 0]])],
+)
+def test_a_mask_of_what_is_about_to_run_adds_to_the_one_before(later, wanted):
+    def piece(width, mask):
+        mask = None if mask is None else torch.tensor(mask).bool()
+        return Piece(torch.ones(2, width).long(), *torch.zeros(2, 2, width), mask=mask)
+
+    passing = Passing(0, False, piece(3, [[0, 1, 1], [1, 1, 1]]), temperature=1.0)
+    passing.follow(piece(1, later))
+    assert passing.pieces[-1].mask.long().tolist() == wanted
+
+
 def test_a_sample_is_uniform_over_all_that_passed():
     count = 40
     piece = Piece(

@@ -2,7 +2,7 @@
 
 A decoder of the shape of Qwen2.5-0.5B with random weights in bfloat16, rows of a fixed length, the
 same prompts. Each way has run once before it is timed, so that what is compiled is there. Extra
-memory is the allocator's peak above what was held when the timed runs began.
+memory is the peak, in a run after that, above what was held when it began.
 
     python -m analyses.benchmarks.gpu
 """
@@ -10,7 +10,6 @@ memory is the allocator's peak above what was held when the timed runs began.
 import argparse
 import statistics
 import sys
-import time
 from functools import partial
 
 from analyses.benchmarks.workloads import Workload
@@ -31,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from analyses.benchmarks.engines import generate, generate_outputs, generate_static, ours
+    from analyses.benchmarks.machine import measure
     from entropy_probe import load
 
     model = _model(args)
@@ -49,9 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     rates, extras = {}, {}
     print(f"{'way':17}{'median s':>10}{'spread':>16}{'tokens/s':>10}{'extra MB':>10}")
     for name, way in ways.items():
-        run = partial(way, model, tokenizer, prompts, work, args.rows)
-        seconds, made, extras[name] = _measure(run, args.repeats, args.device)
-        rates[name] = made / statistics.median(seconds)
+        run = partial(way, model, tokenizer, prompts, work, args.rows, 0)
+        run()  # compiles
+        found = measure(run, args.repeats, model.device.type == "cuda")
+        seconds, extras[name] = found["seconds"], found["extra"]
+        rates[name] = found["result"] / statistics.median(seconds)
         print(
             f"{name:17}{statistics.median(seconds):10.2f}"
             f"{f'{min(seconds):.2f}-{max(seconds):.2f}':>16}"
@@ -79,27 +81,6 @@ def _model(args: argparse.Namespace):
         max_position_embeddings=4096, tie_word_embeddings=True,
     )  # fmt: skip
     return Qwen2ForCausalLM(config).eval().to(args.device, torch.bfloat16)
-
-
-def _measure(run, repeats: int, device: str) -> tuple[list[float], int, float]:
-    """Give the seconds of each run, the tokens made, and the extra MB at the peak."""
-    import torch
-
-    on_cuda = device.startswith("cuda")
-    run(0)
-    if on_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    seconds = []
-    for seed in range(1, repeats + 1):
-        start = time.perf_counter()
-        made = run(seed)
-        if on_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    extra = (torch.cuda.max_memory_allocated() - before) / 2**20 if on_cuda else float("nan")
-    return seconds, made, extra
 
 
 if __name__ == "__main__":

@@ -29,6 +29,29 @@ def peak_mb(run: Callable[[], object]) -> float:
     return risen()
 
 
+def measure(run: Callable[[], object], repeats: int, on_cuda: bool) -> dict:
+    """Give the seconds of each run, the extra MB at the peak of one before, and the last result."""
+    import torch
+
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        extra = (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        extra = peak_mb(run)
+    seconds, result = [], None
+    for _ in range(repeats):
+        result = None  # its memory must not lie beside the next one's
+        start = time.perf_counter()
+        result = run()
+        if on_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "extra": extra, "result": result}
+
+
 @contextmanager
 def watching_peak() -> Iterator[Callable[[], float]]:
     """Yield what gives how far the process's memory rose above what it was, in MB (Linux)."""

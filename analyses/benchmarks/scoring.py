@@ -9,7 +9,6 @@ the statistics is what comes on top of the body's own forward, which is run alon
 import argparse
 import statistics
 import sys
-import time
 
 _NAMES = ("body alone", "score", "materialised")
 
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from analyses.benchmarks.machine import pin
+    from analyses.benchmarks.machine import measure, pin
     from entropy_probe import load
 
     pin(args.threads)
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     # Position 0 has no distribution: `score` describes length - 1 tokens a row.
     logits_mb = ids[:, 1:].numel() * args.vocab * 4 / 2**20
     runs = dict(zip(_NAMES, _runs(model, tokenizer, ids), strict=True))
-    found = {name: _measure(run, args.repeats, ids.is_cuda) for name, run in runs.items()}
+    found = {name: measure(run, args.repeats, ids.is_cuda) for name, run in runs.items()}
     body = found["body alone"]["extra"]
     for name, figures in found.items():
         seconds, beyond = figures["seconds"], figures["extra"] - body
@@ -113,30 +112,6 @@ def _error(model, ids, entropy) -> float:
         logprobs = (rows @ model.lm_head.weight.cpu().double().T).log_softmax(-1)
         exact = -(logprobs.exp() * logprobs).sum(-1)
     return float((found[picks] - exact).abs().max())
-
-
-def _measure(run, repeats: int, on_cuda: bool) -> dict:
-    """Give the seconds of each run and the extra MB at the peak of one before them."""
-    import torch
-
-    from analyses.benchmarks.machine import peak_mb
-
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        extra = (torch.cuda.max_memory_allocated() - before) / 2**20
-    else:
-        extra = peak_mb(run)
-    seconds, result = [], None
-    for _ in range(repeats):
-        result = None  # its memory must not lie beside the next one's
-        start = time.perf_counter()
-        result = run()
-        if on_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "extra": extra, "result": result}
 
 
 if __name__ == "__main__":
